@@ -1,0 +1,124 @@
+//! What a publisher is told.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use tokio::sync::oneshot;
+
+use crate::{Durability, Error, ErrorCode};
+
+/// What a publisher holds for one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Receipt {
+    /// Where the message lies in its topic; for a duplicate, where the first one lies.
+    pub offset: u64,
+    /// Whether the same id had been stored before, so that nothing was stored now.
+    pub duplicate: bool,
+    /// How safe it is.
+    pub durability: Durability,
+}
+
+/// The receipts of one batch. Messages that were stored lie one after another from `first`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Receipts {
+    /// The offset of the first message that was stored; without one, where it would have been.
+    pub first: u64,
+    /// How many messages the batch held.
+    pub count: u32,
+    /// How safe they are.
+    pub durability: Durability,
+    /// The messages that were duplicates, as (place in the batch, offset of the first one), in order.
+    pub duplicates: Vec<(u32, u64)>,
+}
+
+impl Receipts {
+    /// One receipt for each message, in the batch's order.
+    pub fn iter(&self) -> impl Iterator<Item = Receipt> + '_ {
+        let mut duplicates = self.duplicates.iter().peekable();
+        let mut next = self.first;
+        (0..self.count).map(move |index| {
+            let earlier = duplicates.next_if(|(place, _)| *place == index).map(|(_, offset)| *offset);
+            let offset = earlier.unwrap_or_else(|| {
+                next += 1;
+                next - 1
+            });
+            Receipt { offset, duplicate: earlier.is_some(), durability: self.durability }
+        })
+    }
+}
+
+/// The receipts of a batch that is on its way. It has its place in the order already: awaiting in another
+/// order, or not at all, changes nothing about what is stored.
+#[derive(Debug)]
+pub struct Published(State);
+
+#[derive(Debug)]
+enum State {
+    Refused(Option<Error>),
+    Waiting(oneshot::Receiver<Result<Receipts, Error>>),
+}
+
+/// The engine's end of a [`Published`].
+#[derive(Debug)]
+pub struct ReceiptSender(oneshot::Sender<Result<Receipts, Error>>);
+
+impl Published {
+    /// A publish that is on its way, and the end through which its engine answers.
+    #[must_use]
+    pub fn pending() -> (ReceiptSender, Self) {
+        let (sender, receiver) = oneshot::channel();
+        (ReceiptSender(sender), Self(State::Waiting(receiver)))
+    }
+
+    /// A publish that was refused before it began; nothing of it is stored.
+    #[must_use]
+    pub fn refused(error: Error) -> Self {
+        Self(State::Refused(Some(error)))
+    }
+}
+
+impl ReceiptSender {
+    /// Answers. A publisher that went away is no error.
+    pub fn send(self, answer: Result<Receipts, Error>) {
+        let _ = self.0.send(answer);
+    }
+}
+
+impl Future for Published {
+    type Output = Result<Receipts, Error>;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
+        match &mut self.0 {
+            State::Refused(error) => Poll::Ready(Err(error.take().unwrap_or_else(unanswered))),
+            State::Waiting(receiver) => {
+                Pin::new(receiver).poll(context).map(|answer| answer.unwrap_or_else(|_| Err(unanswered())))
+            }
+        }
+    }
+}
+
+fn unanswered() -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        "the broker stopped before it answered; the messages may be stored or not",
+    )
+    .hint("publish them again; with message ids they are stored once")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn receipts_name_each_offset_and_duplicate() {
+        let receipts = Receipts {
+            first: 10,
+            count: 4,
+            durability: Durability::Fsync,
+            duplicates: vec![(0, 3), (2, 10)],
+        };
+        let seen: Vec<_> = receipts.iter().map(|r| (r.offset, r.duplicate)).collect();
+        assert_eq!(seen, [(3, true), (10, false), (10, true), (11, false)]);
+    }
+}

@@ -1,0 +1,127 @@
+//! What a topic is, and what is known of one.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::time::human;
+use crate::{Durability, Error, Timestamp, TopicName};
+
+/// A topic as it is defined. The name is its identity; everything else can be changed while it is in use.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topic {
+    /// Its name.
+    pub name: TopicName,
+    /// The least an acknowledgement on this topic is worth.
+    #[serde(default)]
+    pub durability: Durability,
+    /// How long messages are kept.
+    #[serde(default)]
+    pub retention: Retention,
+    /// How long an id is remembered: publishing it again within this time stores nothing. Zero turns
+    /// deduplication off. At most [`Topic::MAX_DEDUP_IDS`] of the newest ids are remembered.
+    #[serde(default = "Topic::default_dedup_window", with = "human")]
+    pub dedup_window: Duration,
+    /// The largest payload it takes, in bytes.
+    #[serde(default = "Topic::default_max_message_bytes")]
+    pub max_message_bytes: usize,
+}
+
+impl Topic {
+    /// The most ids a topic remembers for deduplication.
+    pub const MAX_DEDUP_IDS: usize = 500_000;
+
+    /// A topic with everything else as it is by default: `fsync`, kept for 7 days, ids remembered for 10
+    /// minutes, payloads of up to 1 MiB.
+    #[must_use]
+    pub fn new(name: TopicName) -> Self {
+        Self {
+            name,
+            durability: Durability::default(),
+            retention: Retention::default(),
+            dedup_window: Self::default_dedup_window(),
+            max_message_bytes: Self::default_max_message_bytes(),
+        }
+    }
+
+    fn default_dedup_window() -> Duration {
+        Duration::from_secs(600)
+    }
+
+    fn default_max_message_bytes() -> usize {
+        1024 * 1024
+    }
+
+    /// Checks that the definition makes sense.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::InvalidArgument`] naming the field.
+    pub fn check(&self) -> Result<(), Error> {
+        let wrong = |why: String| Err(Error::invalid(format!("topic {}: {why}", self.name)));
+        if self.max_message_bytes == 0 || self.max_message_bytes > crate::message::MAX_PAYLOAD {
+            return wrong(format!(
+                "max_message_bytes is {}, it can be 1 to {}",
+                self.max_message_bytes,
+                crate::message::MAX_PAYLOAD
+            ));
+        }
+        if self.retention.max_age.is_some_and(|age| age.is_zero()) {
+            return wrong("retention.max_age is 0, which would keep nothing".into());
+        }
+        if self.dedup_window > Duration::from_secs(7 * 86_400) {
+            return wrong("dedup_window is longer than 7 days".into());
+        }
+        Ok(())
+    }
+}
+
+/// How long messages are kept. Whichever limit is reached first trims the oldest; none keeps them for ever.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Retention {
+    /// Older messages may go.
+    #[serde(with = "human::option", skip_serializing_if = "Option::is_none")]
+    pub max_age: Option<Duration>,
+    /// Beyond this many bytes of messages (as packed, before compression) the oldest may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_bytes: Option<u64>,
+    /// Beyond this many messages the oldest may go.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_messages: Option<u64>,
+    /// Whether retention may drop messages that a subscription has not settled yet. Unless it may, such
+    /// messages stay, and [`TopicInfo::held_by`] says for whom.
+    pub drop_unread: bool,
+}
+
+impl Default for Retention {
+    fn default() -> Self {
+        Self {
+            max_age: Some(Duration::from_secs(7 * 86_400)),
+            max_bytes: None,
+            max_messages: None,
+            drop_unread: false,
+        }
+    }
+}
+
+/// What is known of a topic.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopicInfo {
+    /// Its definition.
+    pub topic: Topic,
+    /// The revision of its definition.
+    pub revision: u64,
+    /// The offset of the oldest message kept; equal to `tail` when there is none.
+    pub head: u64,
+    /// The offset the next message will get; all before it are as durable as promised and can be read.
+    pub tail: u64,
+    /// The bytes kept, as packed, before compression.
+    pub bytes: u64,
+    /// When the newest message was stored.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last: Option<Timestamp>,
+    /// Why retention keeps more than its limits say: which subscription still needs which offset.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_by: Option<String>,
+}
