@@ -1,0 +1,2 @@
+//! The one binary: parse, build, wait, drain.
+fn main() {}

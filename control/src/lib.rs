@@ -1,0 +1,1 @@
+//! The Admin API: everything the CLI and the dashboard can do.

@@ -1,0 +1,1 @@
+//! Channels and connections: translating between protocols and topics.

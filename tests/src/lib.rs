@@ -1,0 +1,1 @@
+//! The sandbox: real servers, on free ports, in folders of their own.

@@ -1,0 +1,1 @@
+//! Frames and their headers, as data: encode, check, decode.

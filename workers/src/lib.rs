@@ -1,0 +1,1 @@
+//! Running services: pools, processes, settling, deployment.
