@@ -1,0 +1,256 @@
+//! Messages, in and out.
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use bytes::Bytes;
+use crossdock_topics::{Durability, Error, Record, Timestamp, TopicName};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+
+use super::{Headers, schema};
+
+/// A message as it lies in a topic.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Message {
+    /// The topic it lies in.
+    #[schema(value_type = String)]
+    pub topic: TopicName,
+    /// Its offset there.
+    pub offset: u64,
+    /// When the broker stored it.
+    #[schema(value_type = String, format = DateTime)]
+    pub time: Timestamp,
+    /// Its key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Its headers.
+    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers,
+    /// The media type of the payload.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// The payload, when its content type is JSON and it is.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Any>)]
+    pub data: Option<Box<RawValue>>,
+    /// The payload otherwise.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_base64: Option<String>,
+}
+
+impl Message {
+    /// A stored message for whoever reads it.
+    #[must_use]
+    pub fn new(topic: TopicName, offset: u64, time: Timestamp, record: &Record) -> Self {
+        let payload = record.payload();
+        let data = record.content_type().filter(|kind| is_json(kind)).and_then(|_| json(&payload));
+        Self {
+            topic,
+            offset,
+            time,
+            key: record.key().map(str::to_owned),
+            id: record.id().map(str::to_owned),
+            headers: record.headers().collect(),
+            content_type: record.content_type().map(str::to_owned),
+            data_base64: data.is_none().then(|| STANDARD.encode(&payload)),
+            data,
+        }
+    }
+
+    /// The payload's bytes.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when `data_base64` is not base64.
+    pub fn payload(&self) -> Result<Bytes, Error> {
+        payload(self.data.as_deref(), self.data_base64.as_deref())
+    }
+}
+
+/// Messages of a topic, in order.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct MessagePage {
+    /// The messages.
+    pub messages: Vec<Message>,
+    /// The offset to go on reading from.
+    pub next: u64,
+}
+
+/// A message to publish. Its payload is `data` or `data_base64`, or empty.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct NewMessage {
+    /// Messages with the same key belong together.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// Publishing the same id again within the topic's window stores nothing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
+    /// Anything else.
+    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    pub headers: Headers,
+    /// The media type of the payload; `application/json` if it is given as `data` and nothing else is said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub content_type: Option<String>,
+    /// A payload of JSON, stored as it is written here.
+    #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Any>)]
+    pub data: Option<Box<RawValue>>,
+    /// A payload of any bytes.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub data_base64: Option<String>,
+}
+
+impl NewMessage {
+    /// A message of these bytes: as `data` when the content type is JSON and they are, else in base64.
+    #[must_use]
+    pub fn of(payload: &[u8], content_type: Option<String>) -> Self {
+        let data = content_type.as_deref().filter(|kind| is_json(kind)).and_then(|_| json(payload));
+        let data_base64 = data.is_none().then(|| STANDARD.encode(payload));
+        Self { content_type, data, data_base64, ..Self::default() }
+    }
+
+    /// The message it stands for.
+    ///
+    /// # Errors
+    /// `InvalidArgument` when the payload is given twice, is not base64, or is JSON under a content type that
+    /// is not.
+    pub fn into_message(self) -> Result<crossdock_topics::Message, Error> {
+        if self.data.is_some() && self.data_base64.is_some() {
+            return Err(Error::invalid("data and data_base64 are both given").hint("leave out one of them"));
+        }
+        if let (Some(_), Some(kind)) = (&self.data, &self.content_type)
+            && !is_json(kind)
+        {
+            return Err(Error::invalid(format!("data is JSON, but content_type is {kind:?}"))
+                .hint("send other content as data_base64"));
+        }
+        let payload = payload(self.data.as_deref(), self.data_base64.as_deref())?;
+        let json = self.data.is_some().then(|| "application/json".to_owned());
+        Ok(crossdock_topics::Message {
+            key: self.key.map(Into::into),
+            id: self.id.map(Into::into),
+            content_type: self.content_type.or(json).map(Into::into),
+            headers: self.headers.0.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
+            payload,
+            ..crossdock_topics::Message::default()
+        })
+    }
+}
+
+/// Messages to publish, in one piece: all of them are stored, one after another, or none.
+#[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PublishRequest {
+    /// The messages: 1 to 10,000.
+    pub messages: Vec<NewMessage>,
+}
+
+/// What a publisher holds for its messages.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Published {
+    /// The topic they lie in.
+    #[schema(value_type = String)]
+    pub topic: TopicName,
+    /// How safe they are.
+    #[schema(value_type = schema::Durability)]
+    pub durability: Durability,
+    /// One for each message, in order.
+    pub receipts: Vec<PublishReceipt>,
+}
+
+/// What a publisher holds for one message.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PublishReceipt {
+    /// Where it lies; for a duplicate, where the first one lies.
+    pub offset: u64,
+    /// Whether its id had been stored before, so that nothing was stored now.
+    pub duplicate: bool,
+}
+
+fn payload(data: Option<&RawValue>, data_base64: Option<&str>) -> Result<Bytes, Error> {
+    match (data, data_base64) {
+        (Some(data), _) => Ok(Bytes::copy_from_slice(data.get().as_bytes())),
+        (None, Some(text)) => STANDARD
+            .decode(text)
+            .map(Bytes::from)
+            .map_err(|cause| Error::invalid(format!("data_base64 is not base64: {cause}"))),
+        (None, None) => Ok(Bytes::new()),
+    }
+}
+
+/// A field that is there, also when it says `null`: that is a payload like any other.
+fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// Whether a media type says JSON: `application/json`, or one that ends in `+json`.
+fn is_json(content_type: &str) -> bool {
+    let kind = content_type.split(';').next().unwrap_or_default().trim();
+    let kind = kind.to_ascii_lowercase();
+    kind == "application/json" || kind.ends_with("+json")
+}
+
+/// The payload as JSON text, if it is. A text that would not survive being embedded (raw line breaks are
+/// fine, anything around the value is not) comes back trimmed, so only exact ones are taken.
+fn json(payload: &[u8]) -> Option<Box<RawValue>> {
+    let value: Box<RawValue> = serde_json::from_slice(payload).ok()?;
+    (value.get().len() == payload.len()).then_some(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<crossdock_topics::Message, Error> {
+        serde_json::from_str::<NewMessage>(text).unwrap().into_message()
+    }
+
+    #[test]
+    fn json_is_stored_as_it_was_written() {
+        let message = read(r#"{"key": "k", "data": {"n": 12345678901234567890.10, "b":1}}"#).unwrap();
+        assert_eq!(&message.payload[..], br#"{"n": 12345678901234567890.10, "b":1}"#);
+        assert_eq!(message.content_type.as_deref(), Some("application/json"));
+    }
+
+    #[test]
+    fn a_payload_is_given_once_and_fits_its_content_type() {
+        for wrong in [
+            r#"{"data": 1, "data_base64": "AA=="}"#,
+            r#"{"data_base64": "!"}"#,
+            r#"{"data": "text", "content_type": "text/plain"}"#,
+        ] {
+            assert_eq!(
+                read(wrong).unwrap_err().code,
+                crossdock_topics::ErrorCode::InvalidArgument,
+                "{wrong}"
+            );
+        }
+        assert!(
+            read(r#"{"data": 1, "content_type": "application/cloudevents+json; charset=utf-8"}"#).is_ok()
+        );
+        assert!(read("{}").unwrap().payload.is_empty());
+    }
+
+    #[test]
+    fn any_payload_survives_the_way_out_and_in() {
+        for (payload, kind) in [
+            (&br#"{"a":1}"#[..], "application/json"),
+            (b"{broken", "application/json"),
+            (b"null", "application/json"),
+            (b" 1 ", "application/json"),
+            (b"\xff\x00", "image/png"),
+        ] {
+            let new = NewMessage::of(payload, Some(kind.to_owned()));
+            let message = serde_json::from_str::<NewMessage>(&serde_json::to_string(&new).unwrap()).unwrap();
+            let message = message.into_message().unwrap();
+            assert_eq!(message.payload, payload);
+            let record = Record::of(&message).unwrap();
+            let shown = Message::new("orders".parse().unwrap(), 1, Timestamp(0), &record);
+            assert_eq!(shown.payload().unwrap(), payload);
+        }
+    }
+}

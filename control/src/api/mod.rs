@@ -1,0 +1,29 @@
+//! What travels over the Admin API, as plain data: a client in Rust uses these structs as they are, and the
+//! OpenAPI document describes the same ones to everybody else.
+//!
+//! Requests refuse fields they do not know. Answers may gain fields; whoever reads them ignores the unknown.
+
+mod apply;
+mod headers;
+mod message;
+pub(crate) mod schema;
+mod service;
+mod status;
+mod subscription;
+mod topic;
+
+pub use apply::{Applied, Step, StepAction};
+pub use headers::Headers;
+pub use message::{Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};
+pub use service::{
+    DeployRequest, Deployment, LogLine, LogPage, RollbackRequest, ServerState, ServiceInfo, ServiceList,
+    ServiceState, ServiceVersion,
+};
+pub use status::{Backlog, Counts, Health, Member, Memory, Status};
+pub use subscription::{
+    Count, DeadLetter, DeadLetterPage, DeadLetterSelection, MessageRef, SubscriptionList,
+};
+pub use topic::TopicList;
+
+/// Where every path of the API begins.
+pub const PREFIX: &str = "/api/v1";
