@@ -1,1 +1,28 @@
-//! What a cluster is made of, as YAML: kinds, validation, plan, apply, export.
+//! What a cluster is made of, as YAML and as the store keeps it: kinds, validation, plan, apply, export.
+//!
+//! The kinds come first ([`RestChannel`], [`UserRecord`], [`Permission`], [`ServiceRecord`]), each as it lies in
+//! the store at a key of [`keys`]; a [`Document`] holds what a user wrote about them. Nothing here does I/O but
+//! [`SecretRef::resolve`], which reads one environment variable or one file.
+
+pub mod channel;
+pub mod document;
+pub mod keys;
+pub mod manifest;
+pub mod member;
+pub mod name;
+pub mod path;
+pub mod secret;
+pub mod service;
+pub mod size;
+pub mod user;
+
+pub use channel::{Hmac, Method, RestChannel, Target};
+pub use document::{Document, ServiceSpec, UserSpec};
+pub use manifest::{Handler, Manifest};
+pub use member::{Member, ServiceState, ServiceStatus};
+pub use name::Name;
+pub use path::PathTemplate;
+pub use secret::{EnvValue, SecretRef};
+pub use service::{ServiceRecord, ServiceSettings, ServiceVersion};
+pub use size::Size;
+pub use user::{Permission, UserRecord};
