@@ -221,6 +221,27 @@ impl Record {
         Ok(Self { bytes: Batch::of(message)?.bytes.freeze().slice(4..) })
     }
 
+    /// Takes one packed record (without the length before it) from somebody else, after checking every length,
+    /// limit and text in it. Nothing is copied.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`] saying what is wrong.
+    pub fn from_packed(bytes: Bytes) -> Result<Self, Error> {
+        if bytes.len() < 2 {
+            return Err(Error::invalid("the message is malformed: it is cut off"));
+        }
+        match validate(&bytes) {
+            Ok(_) => Ok(Self { bytes }),
+            Err(wrong) => Err(Error::invalid(format!("the message is malformed: {wrong}"))),
+        }
+    }
+
+    /// The packed record, without the length before it.
+    #[must_use]
+    pub fn as_bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
     fn fields(&self) -> u16 {
         u16::from_le_bytes([self.bytes[0], self.bytes[1]])
     }
@@ -627,6 +648,20 @@ mod tests {
             let at = at.index(bytes.len());
             bytes[at] ^= 1 << bit;
             let _ = Batch::from_packed(&bytes);
+        }
+
+        #[test]
+        fn one_record_is_checked_like_a_batch(message in message(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
+            let packed = Record::of(&message).unwrap();
+            let again = Record::from_packed(packed.as_bytes().clone()).unwrap();
+            prop_assert_eq!(again.to_message(), message);
+            let mut bytes = packed.as_bytes().to_vec();
+            let at = at.index(bytes.len());
+            bytes[at] ^= 1 << bit;
+            if let Ok(record) = Record::from_packed(bytes.into()) {
+                let _ = record.to_message();
+            }
+            prop_assert!(Record::from_packed(Bytes::from_static(&[0])).is_err());
         }
     }
 
