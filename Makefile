@@ -1,0 +1,63 @@
+# Crossdock: build, run, test.
+#
+#   make quickstart   install what is missing, build, and run a platform in ./quickstart (DIR=..., PORT_BASE=...)
+#   make test         install what is missing; check format, lints and licences' rules; run every test
+#   make lint         only format and lints
+#   make bench        measure, and write bench/results (QUICK=1: a short run)
+#   make release      the optimised binary, at $CARGO_TARGET_DIR/release/crossdock
+#
+# What is built lies outside the clone, so that a second clone reuses it. Both places can be set from outside.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CACHE ?= $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/crossdock
+ROCKSDB_VERSION := $(shell sed -n '/^name = "librocksdb-sys"/{n;s/.*+\([0-9.]*\)".*/\1/p;}' Cargo.lock)
+
+CARGO_TARGET_DIR ?= $(CACHE)/target
+ROCKSDB_LIB_DIR ?= $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
+ROCKSDB_STATIC ?= 1
+VENV ?= $(CACHE)/python
+export CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_STATIC VENV
+
+# Where rustup puts cargo, for shells that have not read its profile. Under sudo root has none as a rule, and
+# the caller's serves.
+export PATH := $(PATH):$(HOME)/.cargo/bin
+ifneq ($(SUDO_USER),)
+ifeq ($(wildcard $(HOME)/.cargo/bin/cargo),)
+CALLER := $(shell getent passwd '$(SUDO_USER)' | cut -d: -f6)
+export PATH := $(PATH):$(CALLER)/.cargo/bin
+export RUSTUP_HOME ?= $(CALLER)/.rustup
+endif
+endif
+
+DIR ?= ./quickstart
+PORT_BASE ?= 7400
+
+.PHONY: help quickstart test lint bench release setup rocksdb
+
+help:
+	@sed -n 's/^# \{0,1\}//;/^  make /p' Makefile | sed 's/^ *//'
+
+setup:
+	@scripts/setup
+
+rocksdb: setup
+	@scripts/build-rocksdb "$(ROCKSDB_LIB_DIR)"
+
+release: rocksdb
+	cargo build --release --locked -p crossdock-cli
+
+quickstart: release
+	@exec "$(CARGO_TARGET_DIR)/release/crossdock" quickstart "$(DIR)" --port-base "$(PORT_BASE)"
+
+lint: rocksdb
+	@scripts/test lint
+
+test: rocksdb
+	@scripts/test
+
+bench: rocksdb
+	cargo build --release --locked -p crossdock-cli -p crossdock-bench
+	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" $(if $(QUICK),--quick)
