@@ -1,6 +1,9 @@
 //! What travels over the Admin API, as plain data: a client in Rust uses these structs as they are, and the
 //! OpenAPI document describes the same ones to everybody else.
 //!
+//! What other crates define is here as it is: topics and subscriptions from the contract, members, services'
+//! settings, manifests and statuses from the configuration.
+//!
 //! Requests refuse fields they do not know. Answers may gain fields; whoever reads them ignores the unknown.
 
 mod apply;
@@ -15,11 +18,8 @@ mod topic;
 pub use apply::{Applied, Step, StepAction};
 pub use headers::Headers;
 pub use message::{Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};
-pub use service::{
-    DeployRequest, Deployment, LogLine, LogPage, RollbackRequest, ServerState, ServiceInfo, ServiceList,
-    ServiceState, ServiceVersion,
-};
-pub use status::{Backlog, Counts, Health, Member, Memory, Status};
+pub use service::{DeployRequest, Deployment, LogLine, LogPage, RollbackRequest, ServiceInfo, ServiceList};
+pub use status::{Backlog, Counts, Health, Memory, Status};
 pub use subscription::{
     Count, DeadLetter, DeadLetterPage, DeadLetterSelection, MessageRef, SubscriptionList,
 };

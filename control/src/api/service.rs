@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crossdock_config::{Manifest, ServiceSettings, ServiceStatus, ServiceVersion};
 use crossdock_topics::time::human;
 use crossdock_topics::{ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
@@ -27,68 +28,14 @@ pub struct ServiceInfo {
     /// Whether it is paused: deployed, but not running until resumed.
     pub paused: bool,
     /// The versions there are to go back to, newest first.
+    #[schema(value_type = Vec<schema::ServiceVersion>)]
     pub versions: Vec<ServiceVersion>,
     /// How it is run.
-    #[schema(value_type = schema::Any)]
-    pub settings: serde_json::Value,
-    /// How it is on each server that is alive.
-    pub servers: Vec<ServerState>,
-}
-
-/// One version of a service.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
-pub struct ServiceVersion {
-    /// The version: the first 16 hex digits of the SHA-256 of its source.
-    pub version: String,
-    /// When it was deployed.
-    #[schema(value_type = String, format = DateTime)]
-    pub deployed_at: Timestamp,
-    /// Who deployed it.
-    pub by: String,
-    /// What its code says of itself: what it consumes, the names it answers to.
-    #[schema(value_type = schema::Any)]
-    pub manifest: serde_json::Value,
-}
-
-/// How a service is on one server.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct ServerState {
-    /// The server.
-    pub server: String,
-    /// The version it runs, or last tried to.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub version: Option<String>,
-    /// How it is there.
-    pub state: ServiceState,
-    /// Why it is not running.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub reason: Option<String>,
-    /// How many processes it has.
-    pub processes: u32,
-    /// How often a process was started again after it ended on its own.
-    pub restarts: u64,
-    /// Since when it is so.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<String>, format = DateTime)]
-    pub since: Option<Timestamp>,
-}
-
-/// How a service is on a server.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
-pub enum ServiceState {
-    /// The server has not said anything about it yet.
-    Unknown,
-    /// Its processes are being started.
-    Starting,
-    /// It works.
-    Running,
-    /// It was paused.
-    Paused,
-    /// It failed too often, or does not start; it is not tried again until it is deployed or resumed.
-    Failed,
-    /// It does not run here.
-    Stopped,
+    #[schema(value_type = schema::ServiceSettings)]
+    pub settings: ServiceSettings,
+    /// How it stands on each server that is alive.
+    #[schema(value_type = Vec<schema::ServiceStatus>)]
+    pub servers: Vec<ServiceStatus>,
 }
 
 /// A new version of a service.
@@ -99,8 +46,8 @@ pub struct DeployRequest {
     pub source: String,
     /// How it is to be run; as before, or by default, when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::Any>)]
-    pub settings: Option<serde_json::Value>,
+    #[schema(value_type = Option<schema::ServiceSettings>)]
+    pub settings: Option<ServiceSettings>,
     /// How long to wait until it runs on every server. At most 5 minutes, 30 s unless said; `0s` does not
     /// wait.
     #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
@@ -132,12 +79,13 @@ pub struct Deployment {
     /// Whether anything changed.
     pub changed: bool,
     /// What its code says of itself.
-    #[schema(value_type = schema::Any)]
-    pub manifest: serde_json::Value,
+    #[schema(value_type = schema::Manifest)]
+    pub manifest: Manifest,
     /// Whether it runs on every server that is alive.
     pub ready: bool,
-    /// How it was on each server when the wait ended.
-    pub servers: Vec<ServerState>,
+    /// How it stood on each server when the wait ended. A server that has not reported yet is `starting`.
+    #[schema(value_type = Vec<schema::ServiceStatus>)]
+    pub servers: Vec<ServiceStatus>,
 }
 
 /// Lines a service has written.

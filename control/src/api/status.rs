@@ -1,5 +1,6 @@
 //! How a server and its cluster are.
 
+use crossdock_config::Member;
 use crossdock_topics::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
@@ -29,6 +30,7 @@ pub struct Status {
     #[schema(value_type = schema::BrokerHealth)]
     pub health: crossdock_topics::Health,
     /// The servers of the cluster that are alive, by name.
+    #[schema(value_type = Vec<schema::Member>)]
     pub members: Vec<Member>,
     /// How many there are of each kind.
     pub counts: Counts,
@@ -36,21 +38,6 @@ pub struct Status {
     pub backlog: Backlog,
     /// What the process that answers takes.
     pub memory: Memory,
-}
-
-/// A server of the cluster.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-pub struct Member {
-    /// Its name.
-    pub name: String,
-    /// When it started.
-    #[schema(value_type = String, format = DateTime)]
-    pub started: Timestamp,
-    /// The version of Crossdock it runs.
-    pub version: String,
-    /// Where its HTTP gateway is reached, if it has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub gateway_url: Option<String>,
 }
 
 /// How many there are of each kind; the system's own topics are left out.

@@ -1,6 +1,5 @@
-//! What the contract's own types look like in JSON, for the OpenAPI document only: those types know nothing
-//! of OpenAPI. A test holds these descriptions against what the types really serialize to.
-#![allow(dead_code)] // their fields are read by the derive alone
+//! What the contract's types look like in JSON.
+#![allow(dead_code)] // the fields are read by the derive alone
 
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
@@ -177,69 +176,4 @@ pub(crate) struct BrokerHealth {
     reason: Option<String>,
     /// The engine and where it keeps its data.
     engine: String,
-}
-
-#[cfg(test)]
-mod tests {
-    use std::collections::BTreeSet;
-
-    use super::*;
-
-    fn described<T: PartialSchema>() -> BTreeSet<String> {
-        match T::schema() {
-            RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
-            _ => panic!("not an object"),
-        }
-    }
-
-    fn serialized(value: &impl serde::Serialize) -> BTreeSet<String> {
-        match serde_json::to_value(value).unwrap() {
-            serde_json::Value::Object(map) => map.keys().cloned().collect(),
-            other => panic!("not an object: {other}"),
-        }
-    }
-
-    #[test]
-    fn the_descriptions_name_the_fields_that_the_types_have() {
-        let topic = crossdock_topics::Topic::new("a".parse().unwrap());
-        let retention = crossdock_topics::Retention {
-            max_bytes: Some(1),
-            max_messages: Some(1),
-            ..crossdock_topics::Retention::default()
-        };
-        assert_eq!(described::<Topic>(), serialized(&topic));
-        assert_eq!(described::<Retention>(), serialized(&retention));
-        let info = crossdock_topics::TopicInfo {
-            topic,
-            revision: 1,
-            head: 0,
-            tail: 0,
-            bytes: 0,
-            last: Some(crossdock_topics::Timestamp(0)),
-            held_by: Some(String::new()),
-        };
-        assert_eq!(described::<TopicInfo>(), serialized(&info));
-        let subscription =
-            crossdock_topics::Subscription::new("s".parse().unwrap(), vec!["a".parse().unwrap()]);
-        assert_eq!(described::<Subscription>(), serialized(&subscription));
-        assert_eq!(described::<Backoff>(), serialized(&subscription.backoff));
-        let progress = crossdock_topics::TopicProgress {
-            topic: "a".parse().unwrap(),
-            next: 0,
-            waiting: 0,
-            in_flight: 0,
-            set_aside: 0,
-            dead_letters: 0,
-        };
-        assert_eq!(described::<TopicProgress>(), serialized(&progress));
-        let info = crossdock_topics::SubscriptionInfo {
-            subscription,
-            revision: 1,
-            consumers: 0,
-            topics: vec![progress],
-        };
-        assert_eq!(described::<SubscriptionInfo>(), serialized(&info));
-        let health = crossdock_topics::Health { ready: false, reason: Some("x".into()), engine: "x".into() };
-        assert_eq!(described::<BrokerHealth>(), serialized(&health));
-    }
 }

@@ -1,0 +1,11 @@
+//! What the types of other crates look like in JSON, for the OpenAPI document only: those types know nothing of
+//! OpenAPI. Tests hold these descriptions against what the types really serialize to.
+
+mod broker;
+mod service;
+
+pub(crate) use broker::{Any, Backoff, BrokerHealth, Durability, StartAt, SubscriptionInfo, TopicInfo};
+pub(crate) use service::{Manifest, Member, ServiceSettings, ServiceStatus, ServiceVersion};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,117 @@
+use std::collections::BTreeSet;
+
+use utoipa::PartialSchema;
+use utoipa::openapi::{RefOr, Schema};
+
+use super::broker::*;
+use super::service::*;
+
+fn described<T: PartialSchema>() -> BTreeSet<String> {
+    match T::schema() {
+        RefOr::T(Schema::Object(object)) => object.properties.keys().cloned().collect(),
+        _ => panic!("not an object"),
+    }
+}
+
+fn serialized(value: &impl serde::Serialize) -> BTreeSet<String> {
+    match serde_json::to_value(value).unwrap() {
+        serde_json::Value::Object(map) => map.keys().cloned().collect(),
+        other => panic!("not an object: {other}"),
+    }
+}
+
+#[test]
+fn the_descriptions_name_the_fields_that_the_types_have() {
+    let topic = crossdock_topics::Topic::new("a".parse().unwrap());
+    let retention = crossdock_topics::Retention {
+        max_bytes: Some(1),
+        max_messages: Some(1),
+        ..crossdock_topics::Retention::default()
+    };
+    assert_eq!(described::<Topic>(), serialized(&topic));
+    assert_eq!(described::<Retention>(), serialized(&retention));
+    let info = crossdock_topics::TopicInfo {
+        topic,
+        revision: 1,
+        head: 0,
+        tail: 0,
+        bytes: 0,
+        last: Some(crossdock_topics::Timestamp(0)),
+        held_by: Some(String::new()),
+    };
+    assert_eq!(described::<TopicInfo>(), serialized(&info));
+    let subscription = crossdock_topics::Subscription::new("s".parse().unwrap(), vec!["a".parse().unwrap()]);
+    assert_eq!(described::<Subscription>(), serialized(&subscription));
+    assert_eq!(described::<Backoff>(), serialized(&subscription.backoff));
+    let progress = crossdock_topics::TopicProgress {
+        topic: "a".parse().unwrap(),
+        next: 0,
+        waiting: 0,
+        in_flight: 0,
+        set_aside: 0,
+        dead_letters: 0,
+    };
+    assert_eq!(described::<TopicProgress>(), serialized(&progress));
+    let info = crossdock_topics::SubscriptionInfo {
+        subscription,
+        revision: 1,
+        consumers: 0,
+        topics: vec![progress],
+    };
+    assert_eq!(described::<SubscriptionInfo>(), serialized(&info));
+    let health = crossdock_topics::Health { ready: false, reason: Some("x".into()), engine: "x".into() };
+    assert_eq!(described::<BrokerHealth>(), serialized(&health));
+}
+
+#[test]
+fn the_descriptions_of_services_name_the_fields_that_the_types_have() {
+    let settings: crossdock_config::ServiceSettings =
+        serde_json::from_value(serde_json::json!({"env": {"A": "b"}})).unwrap();
+    assert_eq!(described::<ServiceSettings>(), serialized(&settings));
+    let status = crossdock_config::ServiceStatus {
+        service: "s".parse().unwrap(),
+        server: "a".into(),
+        version: "v".into(),
+        state: crossdock_config::ServiceState::Failed,
+        reason: Some("x".into()),
+        processes: 0,
+        restarts: 0,
+        since: crossdock_topics::Timestamp(0),
+    };
+    assert_eq!(described::<ServiceStatus>(), serialized(&status));
+    let version = crossdock_config::ServiceVersion {
+        version: "v".into(),
+        deployed_at: crossdock_topics::Timestamp(0),
+        by: "x".into(),
+        manifest: crossdock_config::Manifest::default(),
+    };
+    assert_eq!(described::<ServiceVersion>(), serialized(&version));
+    assert_eq!(described::<Manifest>(), serialized(&version.manifest));
+    let member = crossdock_config::Member {
+        name: "a".into(),
+        started: crossdock_topics::Timestamp(0),
+        version: "1".into(),
+        gateway_url: String::new(),
+    };
+    assert_eq!(described::<Member>(), serialized(&member));
+}
+
+#[test]
+fn the_description_of_a_handler_reads_what_a_handler_writes() {
+    for text in [
+        r#"{"kind": "consume", "function": "f", "topics": ["a"], "subscription": "s", "start": "end",
+            "max_failures": 3, "backoff": {"first": "1s"}, "timeout": "1s", "concurrency": 2}"#,
+        r#"{"kind": "serve", "function": "f", "timeout": "1s", "concurrency": 2}"#,
+    ] {
+        let handler: crossdock_config::Handler = serde_json::from_str(text).unwrap();
+        let written = serialized(&handler);
+        let RefOr::T(Schema::OneOf(kinds)) = Handler::schema() else { panic!("not one of several") };
+        let found = kinds.items.iter().any(|kind| match kind {
+            RefOr::T(Schema::Object(object)) => {
+                object.properties.keys().cloned().collect::<BTreeSet<_>>() == written
+            }
+            _ => false,
+        });
+        assert!(found, "{written:?}");
+    }
+}
