@@ -2,11 +2,14 @@
 //! served. Here, and only here, error codes become HTTP statuses.
 //!
 //! ```text
+//!   -> Authenticated(principal)                   who is asking
 //!   -> read_body(body, limit, deadline), Json<T>  what is sent, bounded before it is read
+//!   -> Authenticated(principal)                   who is asking
 //!   -> read_body(body, limit, deadline), Json<T>  what is sent, bounded before it is read
 //!   -> Problem                                    what went wrong, as application/problem+json
 //! ```
 
+pub mod authenticate;
 pub mod body;
 pub mod json;
 pub mod limits;
@@ -15,6 +18,7 @@ pub mod problem;
 pub mod serve;
 mod socket;
 
+pub use authenticate::{Authenticated, authenticate};
 pub use body::read_body;
 pub use json::{Json, check_json, is_json, json_response, parse_json, refuse_encoded};
 pub use limits::Limits;

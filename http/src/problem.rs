@@ -68,6 +68,12 @@ impl Problem {
         self.0.status
     }
 
+    /// The place in the body it is about: line and column, from 1.
+    #[must_use]
+    pub fn place(&self) -> Option<(usize, usize)> {
+        self.0.place
+    }
+
     /// The JSON that is shown.
     #[must_use]
     pub fn to_json(&self) -> Vec<u8> {
