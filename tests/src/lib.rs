@@ -1,1 +1,21 @@
-//! The sandbox: real servers, on free ports, in folders of their own.
+//! The sandbox: the real binary on free ports, in a folder of its own, to be talked to, killed and started
+//! again. A scenario begins with [`Sandbox::builder`] and reads from there.
+//!
+//! Nothing here knows the platform's insides: it is driven as a user drives it, by its command line, its
+//! HTTP interfaces and signals.
+
+mod answer;
+mod client;
+mod disk;
+mod eventually;
+pub mod github;
+mod raw;
+mod sandbox;
+mod server;
+
+pub use answer::Answer;
+pub use client::Client;
+pub use disk::SmallDisk;
+pub use eventually::eventually;
+pub use raw::{exchange, open};
+pub use sandbox::{Builder, Ran, Sandbox};
