@@ -4,13 +4,14 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use crossdock_topics::{Durability, Error, Record, Timestamp, TopicName};
+use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 use utoipa::ToSchema;
 
 use super::{Headers, schema};
 
-/// A message as it lies in a topic.
+/// A message as it lies in a topic, in the same shape as the gateway shows it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Message {
     /// The topic it lies in.
@@ -22,17 +23,30 @@ pub struct Message {
     #[schema(value_type = String, format = DateTime)]
     pub time: Timestamp,
     /// Its key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key: Option<String>,
     /// Its id.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub id: Option<String>,
     /// Its headers.
-    #[serde(default, skip_serializing_if = "Headers::is_empty")]
+    #[serde(default)]
     pub headers: Headers,
     /// The media type of the payload.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
+    /// Ties a reply, or a chain of messages, to what caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// The topic on which the sender would like an answer.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reply_to: Option<String>,
+    /// W3C trace context.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub traceparent: Option<String>,
+    /// After this moment it is not delivered any more.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub expires_at: Option<Timestamp>,
+    /// 1 to 9, larger is more urgent; absent for 0.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u8>,
     /// The payload, when its content type is JSON and it is.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<schema::Any>)]
@@ -47,7 +61,10 @@ impl Message {
     #[must_use]
     pub fn new(topic: TopicName, offset: u64, time: Timestamp, record: &Record) -> Self {
         let payload = record.payload();
-        let data = record.content_type().filter(|kind| is_json(kind)).and_then(|_| json(&payload));
+        let data: Option<Box<RawValue>> = record
+            .content_type()
+            .filter(|kind| is_json(kind))
+            .and_then(|_| serde_json::from_slice(&payload).ok());
         Self {
             topic,
             offset,
@@ -56,6 +73,11 @@ impl Message {
             id: record.id().map(str::to_owned),
             headers: record.headers().collect(),
             content_type: record.content_type().map(str::to_owned),
+            correlation_id: record.correlation_id().map(str::to_owned),
+            reply_to: record.reply_to().map(str::to_owned),
+            traceparent: record.traceparent().map(str::to_owned),
+            expires_at: record.expires_at(),
+            priority: Some(record.priority()).filter(|priority| *priority > 0),
             data_base64: data.is_none().then(|| STANDARD.encode(&payload)),
             data,
         }
@@ -108,7 +130,7 @@ impl NewMessage {
     /// A message of these bytes: as `data` when the content type is JSON and they are, else in base64.
     #[must_use]
     pub fn of(payload: &[u8], content_type: Option<String>) -> Self {
-        let data = content_type.as_deref().filter(|kind| is_json(kind)).and_then(|_| json(payload));
+        let data = content_type.as_deref().filter(|kind| is_json(kind)).and_then(|_| exact_json(payload));
         let data_base64 = data.is_none().then(|| STANDARD.encode(payload));
         Self { content_type, data, data_base64, ..Self::default() }
     }
@@ -187,16 +209,12 @@ fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<B
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// Whether a media type says JSON: `application/json`, or one that ends in `+json`.
 fn is_json(content_type: &str) -> bool {
-    let kind = content_type.split(';').next().unwrap_or_default().trim();
-    let kind = kind.to_ascii_lowercase();
-    kind == "application/json" || kind.ends_with("+json")
+    HeaderValue::from_str(content_type).is_ok_and(|kind| crossdock_http::is_json(&kind))
 }
 
-/// The payload as JSON text, if it is. A text that would not survive being embedded (raw line breaks are
-/// fine, anything around the value is not) comes back trimmed, so only exact ones are taken.
-fn json(payload: &[u8]) -> Option<Box<RawValue>> {
+/// The payload as JSON text, when nothing of it gets lost so: blanks around the value would.
+fn exact_json(payload: &[u8]) -> Option<Box<RawValue>> {
     let value: Box<RawValue> = serde_json::from_slice(payload).ok()?;
     (value.get().len() == payload.len()).then_some(value)
 }
@@ -250,7 +268,24 @@ mod tests {
             assert_eq!(message.payload, payload);
             let record = Record::of(&message).unwrap();
             let shown = Message::new("orders".parse().unwrap(), 1, Timestamp(0), &record);
-            assert_eq!(shown.payload().unwrap(), payload);
+            assert_eq!(shown.payload().unwrap().trim_ascii(), payload.trim_ascii());
+        }
+    }
+
+    #[test]
+    fn a_message_looks_as_the_gateway_shows_it() {
+        let mut message = crossdock_topics::Message::json(r#"{"a": 1}"#).with_key("k").with_header("x", "1");
+        let plain = crossdock_topics::Message::new("\u{0}");
+        message.correlation_id = Some("c".into());
+        message.expires_at = Some(Timestamp(5));
+        message.priority = 3;
+        let topic: TopicName = "orders".parse().unwrap();
+        for message in [message, plain] {
+            let record = Record::of(&message).unwrap();
+            let stored = crossdock_topics::Stored { offset: 7, time: Timestamp(0), record };
+            let ours = Message::new(topic.clone(), 7, Timestamp(0), &stored.record);
+            let theirs = crossdock_http::MessageJson::stored(&topic, &stored);
+            assert_eq!(serde_json::to_value(ours).unwrap(), serde_json::to_value(theirs).unwrap());
         }
     }
 }

@@ -4,7 +4,9 @@
 mod broker;
 mod service;
 
-pub(crate) use broker::{Any, Backoff, BrokerHealth, Durability, StartAt, SubscriptionInfo, TopicInfo};
+pub(crate) use broker::{
+    Any, Backoff, BrokerHealth, Durability, StartAt, Subscription, SubscriptionInfo, Topic, TopicInfo,
+};
 pub(crate) use service::{Manifest, Member, ServiceSettings, ServiceStatus, ServiceVersion};
 
 #[cfg(test)]

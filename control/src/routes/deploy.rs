@@ -1,0 +1,200 @@
+//! Which version of a service runs: deployed, rolled back, and waited for.
+
+use std::time::Duration;
+
+use axum::Extension;
+use axum::body::Body;
+use axum::extract::State;
+use crossdock_access::Principal;
+use crossdock_config::{Manifest, ServiceRecord, ServiceSettings, keys};
+use crossdock_http::{Json, Result, read_body};
+use crossdock_topics::{Error, ErrorCode, Message, Requests, ServiceName};
+use serde::{Deserialize, Serialize};
+
+use super::optional;
+use super::services::find;
+use crate::api::{DeployRequest, Deployment, RollbackRequest};
+use crate::extract::{Named, at_most};
+use crate::records;
+use crate::rollout;
+use crate::server::Server;
+
+/// The largest source of a service, in bytes.
+pub(crate) const MAX_SOURCE: usize = 8 * 1024 * 1024;
+/// How long a worker may take to import a source and read its manifest.
+const VALIDATION: Duration = Duration::from_secs(60);
+/// How long to wait for the servers unless said, and at most.
+const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
+
+/// Deploys a service
+///
+/// The source is imported and checked by a worker first; what does not import, or declares no handler, is
+/// refused with its traceback and changes nothing. Then it is swapped in on every server. The answer comes when
+/// each server that is alive reports it running, or failed, or when the wait is over.
+#[utoipa::path(post, path = "/services/{name}/deploy", tag = "services", operation_id = "deploy_service",
+    params(("name" = String, Path, description = "The service.")),
+    request_body = DeployRequest,
+    responses((status = 200, description = "It is deployed; `ready` says whether it runs everywhere.",
+        body = Deployment)))]
+pub(super) async fn deploy(
+    State(server): State<Server>,
+    Extension(principal): Extension<Principal>,
+    Named(name): Named<ServiceName>,
+    Json(request): Json<DeployRequest>,
+) -> Result<Json<Deployment>> {
+    let wait = at_most("wait", request.wait.unwrap_or(WAIT.0), WAIT.1)?;
+    let settings = match request.settings {
+        Some(settings) => settings,
+        None => records::get::<ServiceRecord>(server.store(), &keys::service(&name))
+            .await?
+            .map_or_else(ServiceSettings::default, |(record, _)| record.settings),
+    };
+    settings.check()?;
+    let order =
+        Order { name: &name, source: &request.source, settings: &settings, by: principal.user().as_str() };
+    let done = order.send(&*server.broker).await?;
+    let servers = rollout::wait(&server, &name, done.changed, wait).await?;
+    Ok(Json(Deployment {
+        name,
+        version: done.version,
+        changed: done.changed,
+        manifest: done.manifest,
+        ready: servers.ready,
+        servers: servers.statuses,
+    }))
+}
+
+/// What a worker is told to deploy, in JSON.
+#[derive(Serialize)]
+pub(crate) struct Order<'a> {
+    pub(crate) name: &'a ServiceName,
+    pub(crate) source: &'a str,
+    pub(crate) settings: &'a ServiceSettings,
+    pub(crate) by: &'a str,
+}
+
+/// What a worker has deployed, in JSON.
+#[derive(Deserialize)]
+pub(crate) struct Done {
+    pub(crate) version: String,
+    pub(crate) manifest: Manifest,
+    pub(crate) changed: bool,
+}
+
+impl Order<'_> {
+    /// Has it done by any server's workers.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for an empty source, `TooLarge`, `Unavailable` when there are no workers, and
+    /// `ServiceFailed` with the traceback when the source is not a service.
+    pub(crate) async fn send(&self, requests: &dyn Requests) -> crossdock_topics::Result<Done> {
+        if self.name.as_str().starts_with('_') {
+            return Err(Error::invalid(format!("{:?} is kept for the system's own services", self.name))
+                .hint("choose a name that does not begin with '_'"));
+        }
+        if self.source.trim().is_empty() {
+            return Err(Error::invalid(format!("service {}: the source is empty", self.name))
+                .hint("send the Python code of the service"));
+        }
+        if self.source.len() > MAX_SOURCE {
+            let length = self.source.len();
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!("service {}: the source has {length} bytes, the limit is {MAX_SOURCE}", self.name),
+            ));
+        }
+        let body = serde_json::to_vec(self).map_err(|cause| Error::internal(cause.to_string()))?;
+        let reply = requests
+            .request(&"_workers.deploy".parse()?, Message::json(body), VALIDATION)
+            .await
+            .map_err(|error| match error.code {
+                ErrorCode::Unavailable => {
+                    Error::new(error.code, "there is no worker that could check the service")
+                        .hint("start a server with workers, see GET /api/v1/status")
+                }
+                _ => error,
+            })?;
+        serde_json::from_slice(&reply.payload)
+            .map_err(|cause| Error::internal(format!("a worker answered what is not understood: {cause}")))
+    }
+}
+
+/// Rolls a service back
+///
+/// To the version before the one that runs, or to the one that is named. Its settings stay. The answer comes as
+/// with deploying.
+#[utoipa::path(post, path = "/services/{name}/rollback", tag = "services", operation_id = "rollback_service",
+    params(("name" = String, Path, description = "The service.")),
+    request_body = RollbackRequest,
+    responses((status = 200, description = "It is rolled back; `ready` says whether it runs everywhere.",
+        body = Deployment)))]
+pub(super) async fn rollback(
+    State(server): State<Server>,
+    Named(name): Named<ServiceName>,
+    body: Body,
+) -> Result<Json<Deployment>> {
+    let body = read_body(body, server.limits.max_body, server.limits.body).await?;
+    let request: RollbackRequest = optional(&body)?;
+    let wait = at_most("wait", request.wait.unwrap_or(WAIT.0), WAIT.1)?;
+    let (record, _) = find(server.store(), &name).await?;
+    let version = target(&record, request.version.as_deref())?.to_owned();
+    if server.store().get(&keys::code(&version)).await?.is_none() {
+        return Err(Error::new(ErrorCode::Conflict, format!("the code of version {version} is gone"))
+            .hint("deploy it again from its source")
+            .into());
+    }
+    let mut changed = false;
+    let update = |record: Option<&ServiceRecord>| {
+        let record = record.ok_or_else(|| Error::not_found("service", &name))?;
+        let version = target(record, Some(&version))?;
+        changed = record.current != version;
+        Ok(changed.then(|| ServiceRecord { current: version.to_owned(), ..record.clone() }))
+    };
+    let (record, _) = records::update(server.store(), &keys::service(&name), update).await?;
+    let servers = rollout::wait(&server, &name, changed, wait).await?;
+    let manifest = record.running().map(|running| running.manifest.clone()).unwrap_or_default();
+    Ok(Json(Deployment { name, version, changed, manifest, ready: servers.ready, servers: servers.statuses }))
+}
+
+/// The version to go back to.
+fn target<'a>(record: &'a ServiceRecord, wanted: Option<&str>) -> crossdock_topics::Result<&'a str> {
+    let versions: Vec<&str> = record.versions.iter().map(|version| version.version.as_str()).collect();
+    let known = || format!("it has {}", versions.join(", "));
+    match wanted {
+        Some(wanted) => versions.iter().copied().find(|version| *version == wanted).ok_or_else(|| {
+            Error::not_found("version", format!("{wanted} of service {}", record.name)).hint(known())
+        }),
+        None => {
+            let current = versions.iter().position(|version| *version == record.current);
+            current.and_then(|at| versions.get(at + 1)).copied().ok_or_else(|| {
+                Error::new(
+                    ErrorCode::Conflict,
+                    format!("service {} has no version before {}", record.name, record.current),
+                )
+                .hint(known())
+            })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn going_back_is_to_the_version_before_or_the_one_named() {
+        let version = |version: &str| {
+            serde_json::json!({"version": version, "deployed_at": "2026-11-22T17:00:00Z", "by": "a",
+                "manifest": {"handlers": []}})
+        };
+        let mut record: ServiceRecord = serde_json::from_value(serde_json::json!({
+            "name": "s", "current": "c", "versions": [version("c"), version("b"), version("a")], "settings": {}
+        }))
+        .unwrap();
+        assert_eq!(target(&record, None).unwrap(), "b");
+        assert_eq!(target(&record, Some("a")).unwrap(), "a");
+        assert_eq!(target(&record, Some("x")).unwrap_err().code, ErrorCode::NotFound);
+        record.current = "a".into();
+        assert_eq!(target(&record, None).unwrap_err().code, ErrorCode::Conflict);
+    }
+}
