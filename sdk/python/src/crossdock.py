@@ -1,0 +1,1807 @@
+"""Write services for Crossdock: plain functions that consume topics and answer requests.
+
+    from dataclasses import dataclass
+    from crossdock import Context, Reject, Retry, consume, serve
+
+    @dataclass
+    class Order:
+        id: str
+        quantity: int
+
+    @consume("orders")
+    def fulfil(order: Order, ctx: Context) -> None:
+        if order.quantity < 1:
+            raise Reject("nothing was ordered")              # to the dead letters
+        ctx.publish("shipments", {"order": order.id}, key=order.id)
+
+    @serve()
+    def quote(order: Order) -> dict:
+        return {"price": 3 * order.quantity}
+
+What a handler publishes becomes visible together with the acknowledgement of its message, or not at all. A
+handler that raises fails the message, which comes again after a backoff and goes to the dead letters when it has
+failed too often; so a handler must not mind a message that comes twice. Data that does not fit the annotated type
+is rejected with the reason (a message) or refused as an invalid argument (a request). Handlers may be `async`.
+
+`run` and `Sandbox` call a handler in a test, without a server:
+
+    result = crossdock.run(fulfil, {"id": "7", "quantity": 2})
+    assert result.outcome == "ack" and result.outputs[0].topic == "shipments"
+
+This file has no dependency but Python 3.9 and comes with the server, which runs it with a service's code.
+"""
+
+from __future__ import annotations
+
+import base64
+import collections
+import collections.abc
+import dataclasses
+import datetime as dt
+import decimal
+import enum
+import gc
+import importlib.util
+import inspect
+import json
+import logging
+import mmap
+import os
+import re
+import select
+import signal
+import socket
+import struct
+import sys
+import threading
+import time
+import traceback
+import types
+import typing
+import urllib.parse
+import uuid
+from collections.abc import Mapping, Sequence
+from typing import (
+    Any,
+    Callable,
+    TypeVar,
+    Union,
+)
+
+__version__ = "0.1.0"
+__all__ = [
+    "Context",
+    "InvokeError",
+    "Message",
+    "Page",
+    "Reject",
+    "Response",
+    "Result",
+    "Retry",
+    "Sandbox",
+    "consume",
+    "run",
+    "serve",
+]
+
+Seconds = Union[int, float, dt.timedelta]
+_F = TypeVar("_F", bound=Callable[..., Any])
+
+
+# --- What handlers say ------------------------------------------------------------------------------------------
+
+
+class Retry(Exception):
+    """Raised by a consume handler: deliver the message again, after `after` (seconds or a timedelta) or after the
+    subscription's backoff. It counts as a failure. In a serve handler the caller is told to try again later."""
+
+    def __init__(self, reason: str = "the handler asked for a retry", *, after: Seconds | None = None) -> None:
+        super().__init__(reason)
+        self.reason = str(reason)
+        self.after = None if after is None else _seconds("after", after)
+
+
+class Reject(Exception):
+    """Raised by a consume handler: never deliver the message again, put it to the dead letters with this reason.
+    In a serve handler the caller is told that the request is invalid."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = str(reason)
+
+
+class InvokeError(Exception):
+    """A request to another service, or the reading of a topic, failed. `code` is one of the stable codes:
+    `not_found`, `unavailable`, `timeout`, `overloaded`, `service_failed`, `invalid_argument`, ... `status` is the
+    one of the reply, when a service replied with 400 or more."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(message if hint is None else f"{message}; {hint}")
+        self.code = code
+        self.message = message
+        self.hint = hint
+        self.status = status
+
+
+@dataclasses.dataclass
+class Response:
+    """A reply with a status and headers. The body is what a serve handler could return by itself."""
+
+    body: Any = None
+    status: int = 200
+    headers: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    content_type: str | None = None
+
+
+class Message:
+    """A message as it lies in its topic, or a request as it came. All but `payload` may be None or empty."""
+
+    __slots__ = (
+        "payload", "topic", "offset", "attempt", "deliveries", "key", "id", "correlation_id", "reply_to",
+        "content_type", "traceparent", "expires_at", "deliver_at", "priority", "headers",
+        "_record", "_time", "_system",
+    )  # fmt: skip
+
+    payload: bytes
+    topic: str | None
+    offset: int | None
+    attempt: int
+    """Which try this is, from 1: one more than the failures so far."""
+    deliveries: int
+    key: str | None
+    id: str | None
+    correlation_id: str | None
+    reply_to: str | None
+    content_type: str | None
+    traceparent: str | None
+    expires_at: dt.datetime | None
+    deliver_at: dt.datetime | None
+    priority: int
+    headers: dict[str, str]
+    """By lower-case name; the values of a repeated one are joined by ", "."""
+    _system: dict[str, str]
+
+    def __init__(
+        self,
+        record: bytes,
+        payload_bytes: int,
+        topic: str | None = None,
+        offset: int | None = None,
+        time_ms: int | None = None,
+        attempt: int = 1,
+        deliveries: int = 1,
+    ) -> None:
+        self._record = record
+        self.payload = record[len(record) - payload_bytes :]
+        self.topic = topic
+        self.offset = offset
+        self._time = time_ms
+        self.attempt = attempt
+        self.deliveries = deliveries
+
+    def __getattr__(self, name: str) -> Any:
+        # Only what is looked at is taken apart: this is called for attributes that are not set yet.
+        if name not in Message.__slots__:
+            raise AttributeError(f"a Message has no attribute {name!r}")
+        _unpack_record(self)
+        return object.__getattribute__(self, name)
+
+    def __repr__(self) -> str:
+        place = "" if self.topic is None else f" {self.topic}@{self.offset}"
+        return f"<Message{place} key={self.key!r} {self.content_type} {len(self.payload)} bytes>"
+
+    @property
+    def time(self) -> dt.datetime | None:
+        """When it was stored."""
+        return None if self._time is None else _moment(self._time)
+
+    @property
+    def text(self) -> str:
+        """The payload as UTF-8 text."""
+        return self.payload.decode()
+
+    def json(self) -> Any:
+        """The payload as JSON."""
+        return json.loads(self.payload)
+
+    @property
+    def data(self) -> Any:
+        """The payload as its content type says: JSON as data, text as str, anything else as bytes."""
+        return _by_content(self)
+
+
+@dataclasses.dataclass(frozen=True)
+class Page:
+    """A run of messages of a topic."""
+
+    messages: list[Message]
+    """In order; empty when there are no more for now."""
+    next: int
+    """The offset to go on from."""
+
+
+class Context:
+    """What a handler can do beside its work, and what is known of the call."""
+
+    __slots__ = ("message", "deadline", "_outputs", "_runner", "_handler")
+
+    message: Message
+    """The message or request as it came."""
+    deadline: float
+    """When the call must have ended, as `time.monotonic()` counts. A handler that goes on is stopped."""
+
+    def __init__(self, message: Message, handler: _Handler, runner: _Runner, budget: float) -> None:
+        self.message = message
+        self.deadline = time.monotonic() + budget
+        self._outputs: dict[str, bytearray] = {}
+        self._handler = handler
+        self._runner = runner
+
+    def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        priority: int = 0,
+        deliver_in: Seconds | None = None,
+        expires_in: Seconds | None = None,
+    ) -> None:
+        """Publishes a message when the handler succeeds, together with the acknowledgement of its own.
+
+        Bytes are sent as they are, str as text, a Message as it came (with its key, id and headers unless others
+        are given), and anything else (dict, list, dataclass...) as JSON. The id makes publishing the same thing
+        twice store it once. Raises ValueError or TypeError for what cannot be published.
+        """
+        if not isinstance(topic, str) or not _NAME.match(topic):
+            raise ValueError(f"{topic!r} cannot name a topic: use letters, digits, '_' and '-', joined by '.'")
+        if isinstance(data, Message):
+            key = data.key if key is None else key
+            id = data.id if id is None else id
+            headers = data.headers if headers is None else headers
+            correlation_id = data.correlation_id if correlation_id is None else correlation_id
+        payload, kind = _encode(data)
+        now = int(time.time() * 1000) if deliver_in is not None or expires_in is not None else 0
+        cause = self.message
+        record = _pack_record(
+            payload,
+            expires_at=None if expires_in is None else now + int(_seconds("expires_in", expires_in) * 1000),
+            deliver_at=None if deliver_in is None else now + int(_seconds("deliver_in", deliver_in) * 1000),
+            priority=priority,
+            key=key,
+            id=id,
+            correlation_id=cause.correlation_id if correlation_id is None else correlation_id,
+            reply_to=reply_to,
+            content_type=kind if content_type is None else content_type,
+            traceparent=cause.traceparent,
+            headers=headers,
+        )
+        run = self._outputs.setdefault(topic, bytearray())
+        if len(run) + len(record) > _MAX_OUTPUT:
+            raise ValueError(f"a handler can publish at most {_MAX_OUTPUT} bytes to a topic in one call")
+        run += _U32LE.pack(len(record))
+        run += record
+
+    def invoke(self, service: str, data: Any = None, *, timeout: Seconds | None = None, returns: Any = None) -> Any:
+        """Asks another service and gives its reply: JSON as data (or as the type `returns`), text as str, anything
+        else as bytes. Waits until the handler's own deadline, or for `timeout`. In an async handler, await it.
+
+        Raises InvokeError when nobody answers, in time or at all, or the service fails.
+        """
+        payload, kind = _encode(data)
+        left = self.deadline - time.monotonic()
+        wait = left if timeout is None else min(left, _seconds("timeout", timeout))
+        cause = self.message
+        record = _pack_record(
+            payload, content_type=kind, correlation_id=cause.correlation_id, traceparent=cause.traceparent
+        )
+
+        def header(question: int) -> bytes:
+            return _pack([5, question, service, max(0, int(wait * 1000))])
+
+        reader = None if returns is None else _reader(returns)
+        return self._runner.ask(self._handler.is_async, header, record, lambda a: _read_answer(service, a, reader))
+
+    def read(self, topic: str, start: int | str = "start", *, max: int = 1000, wait: Seconds = 0) -> Any:
+        """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start" or
+        "end"), waiting up to `wait` for the first one. In an async handler, await it. Raises InvokeError."""
+        if isinstance(start, bool) or not (isinstance(start, int) and start >= 0 or start in ("start", "end")):
+            raise ValueError(f'{start!r} is no place to read from: use an offset, "start" or "end"')
+        place = start if isinstance(start, int) else {"start": -1, "end": -2}[start]
+        pause = int(_seconds("wait", wait) * 1000)
+
+        def header(question: int) -> bytes:
+            return _pack([6, question, topic, place, max, pause])
+
+        return self._runner.ask(self._handler.is_async, header, b"", lambda a: _read_page(topic, a))
+
+    @property
+    def log(self) -> logging.Logger:
+        """The service's logger; what it is told reaches the service's log."""
+        return logging.getLogger(self._runner.service)
+
+    @property
+    def time_left(self) -> float:
+        """Seconds until the deadline."""
+        return self.deadline - time.monotonic()
+
+    @property
+    def method(self) -> str | None:
+        """The method of an HTTP request, such as "POST"."""
+        return self.message._system.get(":method")
+
+    @property
+    def path(self) -> str | None:
+        """The path of an HTTP request."""
+        return self.message._system.get(":path")
+
+    @property
+    def user(self) -> str | None:
+        """The user that sent an HTTP request, when it was authenticated."""
+        return self.message._system.get(":user")
+
+    @property
+    def params(self) -> dict[str, str]:
+        """The parameters in the path of an HTTP request, by name."""
+        return {n[7:]: v for n, v in self.message._system.items() if n.startswith(":param.")}
+
+    @property
+    def query(self) -> dict[str, str]:
+        """The query of an HTTP request, by name; the last one of a repeated name."""
+        return dict(urllib.parse.parse_qsl(self.message._system.get(":query", ""), keep_blank_values=True))
+
+
+def consume(
+    *topics: str,
+    subscription: str | None = None,
+    start: str | int | dt.datetime = "start",
+    max_failures: int = 5,
+    timeout: Seconds | None = None,
+    concurrency: int | None = None,
+) -> Callable[[_F], _F]:
+    """Marks a function as the handler of messages of some topics, given by name or pattern (`orders.*`, `github.**`).
+
+    Its first parameter is the data: annotated with a dataclass, dict, list, str, bytes or Message, it is read as such;
+    without an annotation, as its content type says. A parameter annotated with Context, or named ctx, gets that.
+
+    subscription   keeps the place; "<service>.<function>" unless said. Functions, services and servers that share
+                   one share its messages.
+    start          where a new subscription begins: "start", "end", an offset, or a datetime
+    max_failures   after so many a message goes to the dead letters
+    timeout        how long one call may take; unless said, as the service's settings say
+    concurrency    how many calls may be under way in one process; 1 for plain functions and 64 for async ones
+    """
+    if not topics or not all(isinstance(topic, str) for topic in topics):
+        raise TypeError('say which topics it consumes, as in @consume("orders")')
+    for topic in topics:
+        if not _PATTERN.match(topic):
+            raise ValueError(
+                f"{topic!r} is not a topic or pattern: use segments joined by '.', '*' for one, '**' for many"
+            )
+    if subscription is not None and not _NAME.match(subscription):
+        raise ValueError(f"{subscription!r} cannot name a subscription")
+    place: Any = start
+    if isinstance(start, dt.datetime):
+        if start.tzinfo is None:
+            raise ValueError("start has no time zone: use datetime(..., tzinfo=timezone.utc)")
+        place = {"time": start.astimezone(dt.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")}
+    elif isinstance(start, int) and not isinstance(start, bool) and start >= 0:
+        place = {"offset": start}
+    elif start not in ("start", "end"):
+        raise ValueError(f'{start!r} is no place to start: use "start", "end", an offset or a datetime')
+    if not isinstance(max_failures, int) or not 1 <= max_failures <= 1_000_000:
+        raise ValueError("max_failures can be 1 to 1000000")
+    spec = {"topics": list(topics), "subscription": subscription, "start": place, "max_failures": max_failures}
+
+    def mark(function: _F) -> _F:
+        _handlers.append(_Handler("consume", function, spec, timeout, concurrency))
+        return function
+
+    return mark
+
+
+def serve(
+    name: str | None = None, *, timeout: Seconds | None = None, concurrency: int | None = None
+) -> Callable[[_F], _F]:
+    """Marks a function as the one that answers requests to `name`, or to the service's own name.
+
+    Its parameters are as those of a consume handler. What it returns is the reply: a dict, list, dataclass... is
+    sent as JSON, str as text, bytes as they are, None as an empty reply, and Response says more. timeout and
+    concurrency are as with `consume`.
+    """
+    if name is not None and (not isinstance(name, str) or not _NAME.match(name)):
+        raise ValueError(f'{name!r} cannot name a service: write @serve() or @serve("name")')
+
+    def mark(function: _F) -> _F:
+        _handlers.append(_Handler("serve", function, {"name": name}, timeout, concurrency))
+        return function
+
+    return mark
+
+
+# --- Handlers ---------------------------------------------------------------------------------------------------
+
+_SEGMENT = r"[A-Za-z0-9_-]+"
+_NAME = re.compile(rf"{_SEGMENT}(\.{_SEGMENT})*\Z")
+_PATTERN = re.compile(rf"({_SEGMENT}|\*\*?)(\.({_SEGMENT}|\*\*?))*\Z")
+_ASYNC_CONCURRENCY = 64
+
+
+class _Handler:
+    """A marked function, and how to call it."""
+
+    def __init__(
+        self,
+        kind: str,
+        function: Callable[..., Any],
+        spec: dict[str, Any],
+        timeout: Seconds | None,
+        concurrency: int | None,
+    ) -> None:
+        if not callable(function) or isinstance(function, type):
+            raise TypeError(f"@{kind} marks functions, not {function!r}")
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise TypeError(f"{function.__name__} is a generator; a handler returns, or publishes with its context")
+        self.kind = kind
+        self.function = function
+        self.name: str = getattr(function, "__name__", repr(function))
+        self.spec = spec
+        self.is_async = inspect.iscoroutinefunction(function)
+        self.timeout = None if timeout is None else _seconds("timeout", timeout)
+        if self.timeout is not None and not 0.001 <= self.timeout <= 3600:
+            raise ValueError("timeout can be 1 ms to 1 h")
+        if concurrency is None:
+            concurrency = _ASYNC_CONCURRENCY if self.is_async else 1
+        if isinstance(concurrency, bool) or not isinstance(concurrency, int) or not 1 <= concurrency <= 4096:
+            raise ValueError("concurrency can be 1 to 4096")
+        self.concurrency = concurrency
+        self.warned = False
+        self._arguments: Callable[[Message, Context], tuple[Any, ...]] | None = None
+
+    def manifest(self, service: str) -> dict[str, Any]:
+        entry: dict[str, Any] = {"kind": self.kind, "function": self.name, "concurrency": self.concurrency}
+        if self.timeout is not None:
+            entry["timeout"] = f"{max(1, round(self.timeout * 1000))}ms"
+        entry.update({k: v for k, v in self.spec.items() if v is not None})
+        if self.kind == "consume":
+            entry.setdefault("subscription", f"{service}.{self.name}")
+        return entry
+
+    def arguments(self, message: Message, ctx: Context) -> tuple[Any, ...]:
+        """What to call the function with. Raises _Misfit."""
+        if self._arguments is None:
+            self._arguments = self._plan()
+        return self._arguments(message, ctx)
+
+    def check(self) -> None:
+        """Works out how to call the function; raises TypeError when that cannot be done."""
+        self._arguments = self._plan()
+
+    def _plan(self) -> Callable[[Message, Context], tuple[Any, ...]]:
+        try:
+            hints = typing.get_type_hints(self.function)
+        except Exception as error:
+            raise TypeError(f"the annotations of {self.name} cannot be understood: {error}") from error
+        order: list[str] = []
+        read: Callable[[Message], Any] = lambda message: None
+        for parameter in inspect.signature(self.function).parameters.values():
+            if parameter.kind not in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD):
+                if parameter.kind == parameter.KEYWORD_ONLY and parameter.default is parameter.empty:
+                    raise TypeError(f"{self.name} needs the keyword {parameter.name}, which nothing would give it")
+                continue
+            hint = hints.get(parameter.name, inspect.Parameter.empty)
+            if hint is Context or parameter.name in ("ctx", "context"):
+                order.append("context")
+            elif "data" not in order:
+                order.append("data")
+                read = _payload_reader(hint)
+            elif parameter.default is parameter.empty:
+                raise TypeError(f"{self.name} has more than one parameter for data: {parameter.name}")
+            else:
+                break
+        if order.count("context") > 1:
+            raise TypeError(f"{self.name} has more than one parameter for the context")
+        if order == ["data", "context"]:
+            return lambda message, ctx: (read(message), ctx)
+        if order == ["data"]:
+            return lambda message, ctx: (read(message),)
+        if order == ["context", "data"]:
+            return lambda message, ctx: (ctx, read(message))
+        if order == ["context"]:
+            return lambda message, ctx: (ctx,)
+        return lambda message, ctx: ()
+
+
+_handlers: list[_Handler] = []
+
+
+# --- Data in and out --------------------------------------------------------------------------------------------
+
+
+class _Misfit(Exception):
+    """Data that does not fit a type, with the way to the place."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+        self.path: list[str] = []
+
+    def at(self, step: str) -> _Misfit:
+        self.path.append(step)
+        return self
+
+    def __str__(self) -> str:
+        path = "".join(reversed(self.path)).lstrip(".")
+        return f"{path}: {self.what}" if path else self.what
+
+
+def _show(value: Any) -> str:
+    if value is None:
+        return "null"
+    if isinstance(value, dict):
+        return "an object"
+    if isinstance(value, list):
+        return "a list"
+    text = json.dumps(value) if isinstance(value, (str, bool)) else repr(value)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+def _payload_reader(hint: Any) -> Callable[[Message], Any]:
+    """How to turn a message into what a parameter with this annotation takes."""
+    if hint is inspect.Parameter.empty or hint is Any or hint is object:
+        return _by_content
+    if hint is Message:
+        return lambda message: message
+    if hint is bytes:
+        return lambda message: message.payload
+    if hint is str:
+        return _read_text
+    reader = _reader(hint)
+
+    def read(message: Message) -> Any:
+        return reader(_read_json(message.payload))
+
+    return read
+
+
+def _read_text(message: Message) -> str:
+    try:
+        return message.payload.decode()
+    except UnicodeDecodeError as error:
+        raise _Misfit(f"expected text, but it is not UTF-8 at byte {error.start}") from None
+
+
+def _read_json(payload: bytes) -> Any:
+    if not payload:
+        raise _Misfit("expected JSON, but there is nothing")
+    try:
+        return json.loads(payload)
+    except UnicodeDecodeError as error:
+        raise _Misfit(f"expected JSON, but it is not UTF-8 at byte {error.start}") from None
+    except ValueError as error:
+        raise _Misfit(f"expected JSON: {error}") from None
+    except RecursionError:
+        raise _Misfit("expected JSON, but it is nested too deeply") from None
+
+
+def _is_json(content_type: str | None) -> bool:
+    kind = (content_type or "").partition(";")[0].strip().lower()
+    return kind == "application/json" or kind.endswith("+json")
+
+
+def _by_content(message: Message) -> Any:
+    kind = message.content_type
+    if _is_json(kind):
+        return _read_json(message.payload)
+    if kind is not None and kind.lower().startswith("text/"):
+        return _read_text(message)
+    return message.payload
+
+
+_Reader = Callable[[Any], Any]
+
+
+def _expect(kind: type, words: str) -> _Reader:
+    def read(value: Any) -> Any:
+        if value.__class__ is kind:
+            return value
+        raise _Misfit(f"expected {words}, got {_show(value)}")
+
+    return read
+
+
+def _read_float(value: Any) -> float:
+    if value.__class__ is float or value.__class__ is int:
+        return float(value)
+    raise _Misfit(f"expected a number, got {_show(value)}")
+
+
+def _from_text(kind: Any, words: str, parse: Callable[[str], Any]) -> _Reader:
+    def read(value: Any) -> Any:
+        if isinstance(value, str):
+            try:
+                return parse(value)
+            except (ValueError, ArithmeticError):
+                pass
+        raise _Misfit(f"expected {words}, got {_show(value)}")
+
+    return read
+
+
+def _parse_datetime(text: str) -> dt.datetime:
+    # Before Python 3.11 fromisoformat knows neither Z nor fractions of other than 3 or 6 digits.
+    text = re.sub(r"\.(\d{1,6})\d*", lambda m: "." + m.group(1).ljust(6, "0"), text)
+    return dt.datetime.fromisoformat(text[:-1] + "+00:00" if text[-1:] in ("Z", "z") else text)
+
+
+def _read_decimal(value: Any) -> decimal.Decimal:
+    if isinstance(value, (str, int, float)) and not isinstance(value, bool):
+        try:
+            return decimal.Decimal(str(value))
+        except ArithmeticError:
+            pass
+    raise _Misfit(f"expected a decimal number, got {_show(value)}")
+
+
+_SIMPLE: dict[Any, _Reader] = {
+    str: _expect(str, "a text"),
+    int: _expect(int, "an integer"),
+    bool: _expect(bool, "true or false"),
+    float: _read_float,
+    type(None): _expect(type(None), "null"),
+    bytes: _from_text(bytes, "bytes in base64", lambda text: base64.b64decode(text, validate=True)),
+    dt.datetime: _from_text(dt.datetime, "a moment like 2026-11-22T17:00:00Z", _parse_datetime),
+    dt.date: _from_text(dt.date, "a date like 2026-11-22", dt.date.fromisoformat),
+    dt.time: _from_text(dt.time, "a time like 17:00:00", dt.time.fromisoformat),
+    uuid.UUID: _from_text(uuid.UUID, "a UUID", uuid.UUID),
+    decimal.Decimal: _read_decimal,
+    dict: _expect(dict, "an object"),
+    list: _expect(list, "a list"),
+}
+_dataclass_readers: dict[type, _Reader] = {}
+
+
+def _reader(hint: Any) -> _Reader:
+    """How to read a JSON value as this type. Raises TypeError for a type that JSON cannot be read as."""
+    if hint is Any or hint is object:
+        return lambda value: value
+    simple = _SIMPLE.get(hint) if isinstance(hint, type) else None
+    if simple is not None:
+        return simple
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if hasattr(hint, "__supertype__"):  # a NewType
+        return _reader(hint.__supertype__)
+    if hasattr(hint, "__metadata__"):  # Annotated
+        return _reader(arguments[0])
+    if origin is Union or origin is getattr(types, "UnionType", Union):
+        return _union_reader(arguments)
+    if origin is typing.Literal:
+        return _literal_reader(arguments)
+    if isinstance(hint, type) and dataclasses.is_dataclass(hint):
+        return _dataclass_reader(hint)
+    if isinstance(hint, type) and issubclass(hint, enum.Enum):
+        return _enum_reader(hint)
+    if hasattr(hint, "__total__") and hasattr(hint, "__annotations__"):  # a TypedDict says what is there, no more
+        return _SIMPLE[dict]
+    if origin in (list, collections.abc.Sequence, collections.abc.Iterable, collections.abc.Collection):
+        return _list_reader(arguments[0], list)
+    if origin in (set, frozenset, collections.abc.Set):
+        return _list_reader(arguments[0], frozenset if origin is frozenset else set)
+    if origin is tuple:
+        return _tuple_reader(arguments)
+    if origin in (dict, collections.abc.Mapping, collections.abc.MutableMapping):
+        return _dict_reader(*arguments)
+    if hint in (set, frozenset, tuple):
+        return _list_reader(Any, hint)
+    raise TypeError(
+        f"JSON cannot be read as {getattr(hint, '__name__', hint)}; use a dataclass, dict, list or a plain type"
+    )
+
+
+def _list_reader(hint: Any, make: Callable[[list[Any]], Any]) -> _Reader:
+    read_one = _reader(hint)
+
+    def read(value: Any) -> Any:
+        if value.__class__ is not list:
+            raise _Misfit(f"expected a list, got {_show(value)}")
+        result = []
+        for element in value:
+            try:
+                result.append(read_one(element))
+            except _Misfit as misfit:
+                raise misfit.at(f"[{len(result)}]")
+        return result if make is list else make(result)
+
+    return read
+
+
+def _tuple_reader(hints: tuple[Any, ...]) -> _Reader:
+    if len(hints) == 2 and hints[1] is Ellipsis:
+        return _list_reader(hints[0], tuple)
+    readers = [_reader(hint) for hint in hints if hint != ()]
+
+    def read(value: Any) -> Any:
+        if value.__class__ is not list or len(value) != len(readers):
+            raise _Misfit(f"expected a list of {len(readers)}, got {_show(value)}")
+        result = []
+        for read_one, element in zip(readers, value):
+            try:
+                result.append(read_one(element))
+            except _Misfit as misfit:
+                raise misfit.at(f"[{len(result)}]")
+        return tuple(result)
+
+    return read
+
+
+def _dict_reader(key_hint: Any, value_hint: Any) -> _Reader:
+    read_value = _reader(value_hint)
+    if key_hint in (str, Any):
+        read_key: _Reader | None = None
+    elif key_hint is int:
+        read_key = _from_text(int, "an integer as the key", int)
+    else:
+        read_key = _reader(key_hint)
+
+    def read(value: Any) -> Any:
+        if value.__class__ is not dict:
+            raise _Misfit(f"expected an object, got {_show(value)}")
+        result = {}
+        for key, element in value.items():
+            try:
+                name = key if read_key is None else read_key(key)
+                result[name] = read_value(element)
+            except _Misfit as misfit:
+                raise misfit.at(f".{key}")
+        return result
+
+    return read
+
+
+def _union_reader(hints: tuple[Any, ...]) -> _Reader:
+    readers = [_reader(hint) for hint in hints if hint is not type(None)]
+    optional = len(readers) < len(hints)
+    if len(readers) == 1:
+        only = readers[0]
+        return lambda value: None if value is None else only(value)
+
+    def read(value: Any) -> Any:
+        if value is None and optional:
+            return None
+        reasons = []
+        for read_one in readers:
+            try:
+                return read_one(value)
+            except _Misfit as misfit:
+                reasons.append(str(misfit))
+        raise _Misfit(" or ".join(reasons))
+
+    return read
+
+
+def _literal_reader(values: tuple[Any, ...]) -> _Reader:
+    def read(value: Any) -> Any:
+        for allowed in values:
+            if value == allowed and value.__class__ is allowed.__class__:
+                return value
+        raise _Misfit(f"expected one of {', '.join(_show(v) for v in values)}, got {_show(value)}")
+
+    return read
+
+
+def _enum_reader(hint: Any) -> _Reader:
+    members = {member.value: member for member in hint if isinstance(member.value, (str, int, float))}
+
+    def read(value: Any) -> Any:
+        try:
+            return members[value]
+        except (KeyError, TypeError):
+            known = ", ".join(_show(v) for v in members)
+            raise _Misfit(f"expected one of {known}, got {_show(value)}") from None
+
+    return read
+
+
+def _dataclass_reader(hint: Any) -> _Reader:
+    known = _dataclass_readers.get(hint)
+    if known is not None:
+        return known
+    # A dataclass may contain itself: what reads it is known before what reads its fields is.
+    _dataclass_readers[hint] = lambda value: read(value)
+    try:
+        hints = typing.get_type_hints(hint)
+        fields: list[tuple[str, _Reader]] = []
+        needed: list[str] = []
+        for field in dataclasses.fields(hint):
+            if not field.init:
+                continue
+            try:
+                fields.append((field.name, _reader(hints[field.name])))
+            except TypeError as error:
+                raise TypeError(f"{hint.__name__}.{field.name}: {error}") from None
+            if field.default is dataclasses.MISSING and field.default_factory is dataclasses.MISSING:
+                needed.append(field.name)
+    except NameError as error:
+        del _dataclass_readers[hint]
+        raise TypeError(f"the annotations of {hint.__name__} cannot be understood: {error}") from error
+    except TypeError:
+        del _dataclass_readers[hint]
+        raise
+
+    def read(value: Any) -> Any:
+        if value.__class__ is not dict:
+            raise _Misfit(f"expected an object ({hint.__name__}), got {_show(value)}")
+        arguments = {}
+        for name, read_field in fields:
+            if name in value:
+                try:
+                    arguments[name] = read_field(value[name])
+                except _Misfit as misfit:
+                    raise misfit.at(f".{name}")
+        if len(arguments) < len(fields):
+            for name in needed:
+                if name not in arguments:
+                    raise _Misfit("is missing").at(f".{name}")
+        try:
+            return hint(**arguments)
+        except (TypeError, ValueError) as error:  # its __post_init__ does not like it
+            raise _Misfit(str(error)) from error
+
+    _dataclass_readers[hint] = read
+    return read
+
+
+def _plain(value: Any) -> Any:
+    """What the JSON encoder is to write for a value it does not know."""
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: getattr(value, field.name) for field in dataclasses.fields(value)}
+    if isinstance(value, (dt.datetime, dt.date, dt.time)):
+        return value.isoformat()
+    if isinstance(value, enum.Enum):
+        return value.value
+    if isinstance(value, (uuid.UUID, decimal.Decimal)):
+        return str(value)
+    if isinstance(value, (set, frozenset)):
+        return sorted(value, key=repr)
+    if isinstance(value, (bytes, bytearray)):
+        return base64.b64encode(value).decode()
+    if isinstance(value, collections.abc.Mapping):
+        return dict(value)
+    raise TypeError(f"{value.__class__.__name__} cannot be sent as JSON")
+
+
+_to_json = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), default=_plain, allow_nan=False).encode
+
+
+def _encode(data: Any) -> tuple[bytes, str | None]:
+    """The payload and content type of what a handler publishes or returns."""
+    if data is None:
+        return b"", None
+    if isinstance(data, bytes):
+        return data, None
+    if isinstance(data, str) and not isinstance(data, enum.Enum):
+        return data.encode(), "text/plain; charset=utf-8"
+    if isinstance(data, (bytearray, memoryview)):
+        return bytes(data), None
+    if isinstance(data, Message):
+        return data.payload, data.content_type
+    try:
+        return _to_json(data).encode(), "application/json"
+    except (ValueError, RecursionError) as error:
+        raise TypeError(f"this {data.__class__.__name__} cannot be sent as JSON: {error}") from error
+
+
+def _seconds(name: str, value: Seconds) -> float:
+    seconds = value.total_seconds() if isinstance(value, dt.timedelta) else value
+    if isinstance(seconds, bool) or not isinstance(seconds, (int, float)) or not 0 <= seconds < 1e9:
+        raise ValueError(f"{name} is {value!r}; give seconds or a timedelta, 0 or more")
+    return float(seconds)
+
+
+def _moment(milliseconds: int) -> dt.datetime:
+    return dt.datetime.fromtimestamp(0, dt.timezone.utc) + dt.timedelta(milliseconds=milliseconds)
+
+
+# --- Records: messages as they travel and rest ------------------------------------------------------------------
+
+_U16LE = struct.Struct("<H")
+_U32LE = struct.Struct("<I")
+_I64LE = struct.Struct("<q")
+_U64LE = struct.Struct("<Q")
+_MAX_FIELD = 1024
+_MAX_HEADERS = 256
+_MAX_HEADER_BYTES = 64 * 1024
+_MAX_OUTPUT = 64 * 1024 * 1024
+_TEXTS = ("key", "id", "correlation_id", "reply_to", "content_type", "traceparent")
+
+
+def _pack_record(
+    payload: bytes,
+    expires_at: int | None = None,
+    deliver_at: int | None = None,
+    priority: int = 0,
+    key: str | None = None,
+    id: str | None = None,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    content_type: str | None = None,
+    traceparent: str | None = None,
+    headers: Mapping[str, str] | Sequence[tuple[str, str]] | None = None,
+) -> bytes:
+    """A packed record: u16 of which parts are there, then the parts, then the payload; little-endian."""
+    if len(payload) > _MAX_OUTPUT:
+        raise ValueError(f"a payload of {len(payload)} bytes, the limit is {_MAX_OUTPUT}")
+    fields = 0
+    parts = [b""]
+    if expires_at is not None:
+        fields |= 1
+        parts.append(_I64LE.pack(expires_at))
+    if deliver_at is not None:
+        fields |= 2
+        parts.append(_I64LE.pack(deliver_at))
+    if priority:
+        if not 0 <= priority <= 9:
+            raise ValueError(f"priority {priority!r} is not one of 0 to 9")
+        fields |= 4
+        parts.append(bytes((priority,)))
+    bit = 8
+    for text in (key, id, correlation_id, reply_to, content_type, traceparent):
+        if text is not None:
+            if not isinstance(text, str):
+                raise TypeError(f"{_TEXTS[bit.bit_length() - 4]} is {text!r}; it must be a str")
+            raw = text.encode()
+            if len(raw) > _MAX_FIELD or (bit == 16 and not raw):
+                raise ValueError(f"{_TEXTS[bit.bit_length() - 4]} has {len(raw)} bytes; it can have 1 to {_MAX_FIELD}")
+            fields |= bit
+            parts.append(_U16LE.pack(len(raw)))
+            parts.append(raw)
+        bit <<= 1
+    if headers:
+        pairs = list(headers.items() if isinstance(headers, collections.abc.Mapping) else headers)
+        if len(pairs) > _MAX_HEADERS:
+            raise ValueError(f"{len(pairs)} headers, the limit is {_MAX_HEADERS}")
+        fields |= 512
+        parts.append(_U16LE.pack(len(pairs)))
+        total = 0
+        for name, value in pairs:
+            if not isinstance(name, str) or not isinstance(value, str):
+                raise TypeError(f"header {name!r} is {value!r}; names and values must be str")
+            for raw in (name.lower().encode(), value.encode()):
+                total += len(raw)
+                if total > _MAX_HEADER_BYTES:
+                    raise ValueError(f"the headers have more than {_MAX_HEADER_BYTES} bytes")
+                parts.append(_U16LE.pack(len(raw)))
+                parts.append(raw)
+    parts[0] = _U16LE.pack(fields)
+    parts.append(payload)
+    return b"".join(parts)
+
+
+def _unpack_record(message: Message) -> None:
+    """Sets all of a message's parts that its record holds."""
+    record = message._record
+    u16 = _U16LE.unpack_from
+    fields = u16(record, 0)[0]
+    at = 2
+    message.expires_at = message.deliver_at = None
+    message.priority = 0
+    if fields & 1:
+        message.expires_at = _moment(_I64LE.unpack_from(record, at)[0])
+        at += 8
+    if fields & 2:
+        message.deliver_at = _moment(_I64LE.unpack_from(record, at)[0])
+        at += 8
+    if fields & 4:
+        message.priority = record[at]
+        at += 1
+    bit = 8
+    for name in _TEXTS:
+        text = None
+        if fields & bit:
+            end = at + 2 + u16(record, at)[0]
+            text = record[at + 2 : end].decode()
+            at = end
+        setattr(message, name, text)
+        bit <<= 1
+    headers: dict[str, str] = {}
+    system: dict[str, str] = {}
+    message.headers, message._system = headers, system
+    if fields & 512:
+        count = u16(record, at)[0]
+        at += 2
+        for _ in range(count):
+            end = at + 2 + u16(record, at)[0]
+            name = record[at + 2 : end].decode()
+            at = end + 2 + u16(record, end)[0]
+            value = record[end + 2 : at].decode()
+            if name.startswith(":"):
+                system[name] = value
+            elif name in headers:
+                headers[name] += ", " + value
+            else:
+                headers[name] = value
+
+
+def _payload_bytes(record: bytes) -> int:
+    """How long the payload at a record's end is."""
+    fields = _U16LE.unpack_from(record, 0)[0]
+    at: int = 2 + 8 * ((fields & 1) + (fields >> 1 & 1)) + (fields >> 2 & 1)
+    texts = bin(fields >> 3 & 63).count("1")
+    if fields & 512:
+        for _ in range(texts):
+            at += 2 + _U16LE.unpack_from(record, at)[0]
+        texts = 2 * int(_U16LE.unpack_from(record, at)[0])
+        at += 2
+    for _ in range(texts):
+        at += 2 + _U16LE.unpack_from(record, at)[0]
+    return len(record) - at
+
+
+# --- msgpack: as much of it as headers need ---------------------------------------------------------------------
+
+_U16 = struct.Struct(">H")
+_U32 = struct.Struct(">I")
+_U64 = struct.Struct(">Q")
+_I64 = struct.Struct(">q")
+
+
+def _pack(value: Any) -> bytes:
+    if value is None:
+        return b"\xc0"
+    if value is True:
+        return b"\xc3"
+    if value is False:
+        return b"\xc2"
+    if isinstance(value, int):
+        if 0 <= value < 128:
+            return bytes((value,))
+        if -32 <= value < 0:
+            return bytes((256 + value,))
+        return b"\xcf" + _U64.pack(value) if value >= 0 else b"\xd3" + _I64.pack(value)
+    if isinstance(value, str):
+        raw = value.encode(errors="replace")
+        size = len(raw)
+        if size < 32:
+            return bytes((0xA0 | size,)) + raw
+        return (b"\xda" + _U16.pack(size) if size < 65536 else b"\xdb" + _U32.pack(size)) + raw
+    parts = [_pack(element) for element in value]
+    size = len(parts)
+    return (bytes((0x90 | size,)) if size < 16 else b"\xdc" + _U16.pack(size)) + b"".join(parts)
+
+
+_SCALARS: dict[int, struct.Struct] = {
+    0xCC: struct.Struct(">B"), 0xCD: _U16, 0xCE: _U32, 0xCF: _U64,
+    0xD0: struct.Struct(">b"), 0xD1: struct.Struct(">h"), 0xD2: struct.Struct(">i"), 0xD3: _I64,
+    0xCA: struct.Struct(">f"), 0xCB: struct.Struct(">d"),
+}  # fmt: skip
+_SIZES: dict[int, tuple[struct.Struct, bool]] = {
+    0xD9: (struct.Struct(">B"), True), 0xDA: (_U16, True), 0xDB: (_U32, True),
+    0xDC: (_U16, False), 0xDD: (_U32, False),
+}  # fmt: skip
+
+
+def _unpack(data: bytes, at: int) -> tuple[Any, int]:
+    """The value at `at`, and where the next one begins."""
+    tag = data[at]
+    if tag < 0x80:
+        return tag, at + 1
+    if tag >= 0xE0:
+        return tag - 256, at + 1
+    if tag == 0xC0:
+        return None, at + 1
+    scalar = _SCALARS.get(tag)
+    if scalar is not None:
+        return scalar.unpack_from(data, at + 1)[0], at + 1 + scalar.size
+    at += 1
+    if 0x90 <= tag < 0xA0:
+        size, text = tag & 15, False
+    elif 0xA0 <= tag < 0xC0:
+        size, text = tag & 31, True
+    elif tag in (0xC2, 0xC3):
+        return tag == 0xC3, at
+    elif tag in _SIZES:
+        form, text = _SIZES[tag]
+        size = form.unpack_from(data, at)[0]
+        at += form.size
+    else:
+        raise ValueError(f"a header holds a value of kind {tag:#x}")
+    if text:
+        return data[at : at + size].decode(), at + size
+    values = []
+    for _ in range(size):
+        value, at = _unpack(data, at)
+        values.append(value)
+    return values, at
+
+
+# --- Frames: a msgpack header and a raw payload -----------------------------------------------------------------
+
+_PROTOCOL = 1
+_PREFIX = struct.Struct(">II")  # the length of all that follows, the length of the header
+_ACK = struct.Struct(">II3sQ4s")
+_REPLY = struct.Struct(">II3sQ2s")
+_READ = 256 * 1024
+
+_Header = list[Any]
+_Frame = tuple[_Header, bytes]
+
+
+def _frame(header: bytes, payload: bytes = b"") -> bytes:
+    return _PREFIX.pack(4 + len(header) + len(payload), len(header)) + header + payload
+
+
+class _Splitter:
+    """Cuts what was read into frames."""
+
+    def __init__(self) -> None:
+        self._parts: list[bytes] = []
+        self._have = 0
+        self._need = 8
+
+    def feed(self, data: bytes, out: Callable[[_Frame], None]) -> None:
+        self._have += len(data)
+        if self._parts or self._have < self._need:
+            self._parts.append(data)
+            if self._have < self._need:
+                return
+            data = b"".join(self._parts)
+            self._parts = []
+        at, size = 0, len(data)
+        self._need = 8
+        while size - at >= 8:
+            length, head = _PREFIX.unpack_from(data, at)
+            end = at + 4 + length
+            if end > size:
+                self._need = end - at
+                break
+            out((_unpack(data, at + 8)[0], data[at + 8 + head : end]))
+            at = end
+        self._have = size - at
+        if at < size:
+            self._parts.append(data[at:])
+
+
+# --- Calls ------------------------------------------------------------------------------------------------------
+
+# Kinds of headers, as the worker's side calls them.
+_CONSUME, _SERVE, _ANSWER, _PAGE, _DRAIN = 2, 3, 4, 5, 6
+_READY, _REFUSED, _SETTLE, _REPLY_TO = 1, 2, 3, 4
+
+_MAX_REASON = 2000
+_JSON_REPLY = b"\x80\x00\x10\x00application/json"  # a record of nothing but this content type, and a payload
+
+
+class _Runner:
+    """Where calls run: it can put questions to the worker."""
+
+    service = "service"
+
+    def ask(
+        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+    ) -> Any:
+        """Sends a question and gives what `finish` makes of the answer; to an async handler, as an awaitable."""
+        raise NotImplementedError
+
+
+def _check_answer(header: _Header) -> None:
+    if header[2] is not None:
+        code, message, hint = header[2][:3]
+        raise InvokeError(code, message, hint)
+
+
+def _read_answer(service: str, answer: _Frame, reader: _Reader | None) -> Any:
+    header, record = answer
+    _check_answer(header)
+    message = Message(record, _payload_bytes(record))
+    status = int(message._system.get(":status", "200"))
+    if status >= 400:
+        code = {400: "invalid_argument", 404: "not_found", 409: "conflict"}.get(status, "service_failed")
+        text = message.payload[:200].decode(errors="replace")
+        raise InvokeError(code, f"{service} replied with status {status}: {text}", status=status)
+    if reader is not None:
+        try:
+            return reader(_read_json(message.payload))
+        except _Misfit as misfit:
+            raise InvokeError("service_failed", f"the reply of {service} does not fit: {misfit}") from None
+    return None if not message.payload and message.content_type is None else message.data
+
+
+def _read_page(topic: str, answer: _Frame) -> Page:
+    header, run = answer
+    _check_answer(header)
+    messages, at = [], 0
+    for offset, time_ms in header[4]:
+        end = at + 4 + _U32LE.unpack_from(run, at)[0]
+        record = run[at + 4 : end]
+        messages.append(Message(record, _payload_bytes(record), topic, offset, time_ms))
+        at = end
+    return Page(messages, header[3])
+
+
+def _open(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> Context:
+    handler = handlers[header[2]]
+    if header[0] == _CONSUME:
+        message = Message(record, header[4], header[5], header[6], header[7], header[8], header[9])
+    else:
+        message = Message(record, header[4])
+    return Context(message, handler, runner, header[3] / 1000)
+
+
+def _call(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> bytes:
+    """Calls a plain handler; gives the frame that says how it ended."""
+    ctx = _open(runner, handlers, header, record)
+    handler = ctx._handler
+    try:
+        return _finished(ctx, header[1], handler.function(*handler.arguments(ctx.message, ctx)))
+    except Exception as error:
+        return _failed(ctx, header[1], error)
+
+
+async def _call_async(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> bytes:
+    """Calls an async handler, and cancels it at its deadline."""
+    import asyncio
+
+    ctx = _open(runner, handlers, header, record)
+    handler = ctx._handler
+    try:
+        work = handler.function(*handler.arguments(ctx.message, ctx))
+        try:
+            return _finished(ctx, header[1], await asyncio.wait_for(work, header[3] / 1000))
+        except asyncio.TimeoutError:
+            if ctx.time_left > 0:
+                raise
+            raise TimeoutError(f"{handler.name} took longer than {header[3] / 1000:g} s") from None
+    except Exception as error:
+        return _failed(ctx, header[1], error)
+
+
+def _outputs(ctx: Context) -> tuple[list[tuple[str, int]], bytes]:
+    if not ctx._outputs:
+        return [], b""
+    total = sum(map(len, ctx._outputs.values()))
+    if total > _MAX_OUTPUT:
+        raise ValueError(f"{ctx._handler.name} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
+    return [(topic, len(run)) for topic, run in ctx._outputs.items()], b"".join(ctx._outputs.values())
+
+
+def _finished(ctx: Context, call: int, result: Any) -> bytes:
+    handler = ctx._handler
+    if handler.kind == "consume":
+        if result is not None and not handler.warned:
+            handler.warned = True
+            ctx.log.warning("%s returned a value, which goes nowhere; publish it with its context", handler.name)
+        if not ctx._outputs:
+            return _ACK.pack(19, 15, b"\x96\x03\xcf", call, b"\x00\xc0\xa0\x90")
+        runs, payload = _outputs(ctx)
+        return _frame(_pack([_SETTLE, call, 0, None, "", runs]), payload)
+    kind: str | None
+    if isinstance(result, Response):
+        payload, kind = _encode(result.body)
+        headers = [(str(name), value) for name, value in result.headers.items()]
+        if isinstance(result.status, bool) or not isinstance(result.status, int) or not 200 <= result.status <= 599:
+            raise ValueError(f"a response's status is {result.status!r}; it can be 200 to 599")
+        if any(name.startswith(":") for name, _ in headers):
+            raise ValueError("the name of a response's header cannot begin with ':'")
+        if result.status != 200:
+            headers.append((":status", str(result.status)))
+        record = _pack_record(payload, content_type=result.content_type or kind, headers=headers)
+    else:
+        payload, kind = _encode(result)
+        if kind == "application/json":
+            record = _JSON_REPLY + payload
+        else:
+            record = _pack_record(payload, content_type=kind)
+    if not ctx._outputs:
+        return _REPLY.pack(17 + len(record), 13, b"\x94\x04\xcf", call, b"\xc0\x90") + record
+    runs, payload = _outputs(ctx)
+    return _frame(_pack([_REPLY_TO, call, None, runs]), payload + record)
+
+
+def _failed(ctx: Context, call: int, error: Exception) -> bytes:
+    """What the worker is told of a handler that raised; the traceback goes to the service's log."""
+    handler = ctx._handler
+    name = handler.name
+    after: int | None = None
+    if isinstance(error, Retry):
+        verdict, reason = 1, error.reason
+        after = None if error.after is None else int(error.after * 1000)
+    elif isinstance(error, Reject):
+        verdict, reason = 2, error.reason
+    elif isinstance(error, _Misfit):
+        verdict, reason = 2, f"the data does not fit {name}: {error}"
+        ctx.log.warning("%s: %s", name, reason)
+    else:
+        verdict = 1
+        reason = f"{name} raised {error.__class__.__name__}: {error}".rstrip(": ")
+        ctx.log.error("%s", _traceback(error))
+    reason = reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 3] + "..."
+    if handler.kind == "consume":
+        return _frame(_pack([_SETTLE, call, verdict, after, reason, []]))
+    wire: list[Any]
+    if isinstance(error, Retry):
+        wire = ["overloaded", reason, "try again later", after if after is not None else 1000]
+    elif verdict == 2:
+        wire = ["invalid_argument", reason, None, None]
+    else:
+        wire = ["service_failed", reason, "see the service's log", None]
+    return _frame(_pack([_REPLY_TO, call, wire, []]))
+
+
+def _traceback(error: BaseException) -> str:
+    """A traceback without the frames of this file and of the import machinery."""
+    formatted = traceback.TracebackException.from_exception(error)
+    part: traceback.TracebackException | None = formatted
+    while part is not None:
+        part.stack[:] = [f for f in part.stack if f.filename != __file__ and "importlib" not in f.filename]
+        part = part.__cause__ or part.__context__
+    return "".join(formatted.format()).rstrip()
+
+
+# --- Runners ----------------------------------------------------------------------------------------------------
+
+
+class _Inline(_Runner):
+    """Runs plain handlers one after another in the main thread, which also reads and writes the socket: nothing is
+    faster for one call. Replies are gathered while more calls have arrived, but never for long."""
+
+    _GATHER = 0.0003
+
+    def __init__(self, sock: socket.socket, service: str, handlers: Sequence[_Handler], beacon: Any) -> None:
+        self.service = service
+        self._sock = sock
+        self._handlers = handlers
+        self._beacon = beacon
+        self._splitter = _Splitter()
+        self._inbox: collections.deque[_Frame] = collections.deque()
+        self._answers: dict[int, _Frame] = {}
+        self._outbox: list[bytes] = []
+        self._question = 0
+        self._asking = threading.Lock()
+
+    def run(self) -> None:
+        inbox, outbox, handlers, beacon = self._inbox, self._outbox, self._handlers, self._beacon
+        first = 0.0
+        while True:
+            if not inbox:
+                self._flush()
+                _U64LE.pack_into(beacon, 0, 0)
+                if not self._fill():
+                    return
+                continue
+            header, record = inbox.popleft()
+            if header[0] == _DRAIN:
+                self._flush()
+                return
+            if not outbox:
+                first = time.monotonic()
+            elif time.monotonic() - first > self._GATHER:
+                self._flush()
+                first = time.monotonic()
+            _U64LE.pack_into(beacon, 0, header[1])
+            outbox.append(_call(self, handlers, header, record))
+
+    def _fill(self) -> bool:
+        data = self._sock.recv(_READ)
+        self._splitter.feed(data, self._sort)
+        return bool(data)
+
+    def _sort(self, frame: _Frame) -> None:
+        if frame[0][0] in (_ANSWER, _PAGE):
+            self._answers[frame[0][1]] = frame
+        else:
+            self._inbox.append(frame)
+
+    def _flush(self) -> None:
+        if self._outbox:
+            data = self._outbox[0] if len(self._outbox) == 1 else b"".join(self._outbox)
+            self._outbox.clear()
+            self._sock.sendall(data)
+
+    def ask(
+        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+    ) -> Any:
+        with self._asking:
+            self._question += 1
+            question = self._question
+            self._flush()
+            self._sock.sendall(_frame(header(question), payload))
+            while question not in self._answers:
+                if not self._fill():
+                    raise InvokeError("unavailable", "the server went away")
+            answer = self._answers.pop(question)
+        return finish(answer)
+
+
+class _Loop(_Runner):
+    """Runs async handlers in an asyncio loop, and plain ones beside them in threads. Is the loop's protocol."""
+
+    def __init__(self, sock: socket.socket, service: str, handlers: Sequence[_Handler], threads: int) -> None:
+        import asyncio
+        import concurrent.futures
+
+        self.service = service
+        self._asyncio: Any = asyncio
+        self._sock = sock
+        self._handlers = handlers
+        self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=max(1, threads))
+        self._splitter = _Splitter()
+        self._waiting: dict[int, Any] = {}
+        self._outbox: list[bytes] = []
+        self._calls: set[Any] = set()
+        self._question = 0
+        self._draining = False
+
+    def run(self) -> None:
+        self._asyncio.run(self._run())
+
+    async def _run(self) -> None:
+        self._loop = self._asyncio.get_running_loop()
+        self._ended = self._loop.create_future()
+        self._transport, _ = await self._loop.create_connection(lambda: self, sock=self._sock)
+        await self._ended
+        self._flush()
+        self._threads.shutdown(wait=False)
+
+    def connection_made(self, transport: Any) -> None:
+        pass
+
+    def pause_writing(self) -> None:
+        pass  # what can be written is bounded by the calls that are under way
+
+    def resume_writing(self) -> None:
+        pass
+
+    def eof_received(self) -> None:
+        self._end()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end()
+
+    def data_received(self, data: bytes) -> None:
+        self._splitter.feed(data, self._take)
+
+    def _end(self) -> None:
+        if not self._ended.done():
+            self._ended.set_result(None)
+
+    def _take(self, frame: _Frame) -> None:
+        header, payload = frame
+        if header[0] in (_ANSWER, _PAGE):
+            waiting = self._waiting.pop(header[1], None)
+            if waiting is not None and not waiting.done():
+                waiting.set_result(frame)
+            return
+        if header[0] == _DRAIN:
+            self._draining = True
+            if not self._calls:
+                self._end()
+            return
+        if self._handlers[header[2]].is_async:
+            call = self._loop.create_task(_call_async(self, self._handlers, header, payload))
+        else:
+            call = self._loop.run_in_executor(self._threads, _call, self, self._handlers, header, payload)
+        self._calls.add(call)
+        call.add_done_callback(self._done)
+
+    def _done(self, call: Any) -> None:
+        self._calls.discard(call)
+        if not call.cancelled() and call.exception() is None:
+            self._send(call.result())
+        elif not call.cancelled():
+            # Only what is meant to end the process gets here, such as SystemExit in a thread.
+            self._ended.set_exception(call.exception())
+            return
+        if self._draining and not self._calls:
+            self._end()
+
+    def _send(self, frame: bytes) -> None:
+        if not self._outbox:
+            self._loop.call_soon(self._flush)
+        self._outbox.append(frame)
+
+    def _flush(self) -> None:
+        if self._outbox:
+            data = b"".join(self._outbox)
+            self._outbox.clear()
+            self._transport.write(data)
+
+    async def _ask(self, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]) -> Any:
+        self._question += 1
+        question = self._question
+        answer = self._waiting[question] = self._loop.create_future()
+        try:
+            self._send(_frame(header(question), payload))
+            return finish(await answer)
+        finally:
+            self._waiting.pop(question, None)
+
+    def ask(
+        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+    ) -> Any:
+        work = self._ask(header, payload, finish)
+        if is_async:
+            return work
+        return self._asyncio.run_coroutine_threadsafe(work, self._loop).result()
+
+
+# --- The process ------------------------------------------------------------------------------------------------
+
+
+def _main() -> None:
+    """Runs a service's code for a worker, which is at the other end of standard input."""
+    sock = socket.socket(fileno=os.dup(0))
+    null = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    frames: collections.deque[_Frame] = collections.deque()
+    splitter = _Splitter()
+    while not frames:
+        data = sock.recv(_READ)
+        if not data:
+            return
+        splitter.feed(data, frames.append)
+    header, payload = frames.popleft()
+    if header[0] != 1 or header[1] != _PROTOCOL:
+        _refuse(sock, f"the worker speaks protocol {header[1]}, crossdock.py {__version__} speaks {_PROTOCOL}")
+        return
+    start = json.loads(payload)
+    _die_with_parent(sock)
+    _limit_memory(start["memory"])
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
+    try:
+        manifest = _load(start["service"], start["path"])
+    except BaseException as error:  # also what calls sys.exit while it is imported
+        _refuse(sock, str(error) if isinstance(error, _Unloadable) else _traceback(error))
+        return
+    inline = not any(handler.is_async or handler.concurrency > 1 for handler in _handlers)
+    credit = sum(handler.concurrency for handler in _handlers)
+    sock.sendall(_frame(_pack([_READY, _PROTOCOL, credit, inline]), _to_json(manifest).encode()))
+    if start["inspect"]:
+        return
+    gc.collect()
+    gc.freeze()  # what was imported stays for good: no need to look at it again and again
+    if inline:
+        _Inline(sock, start["service"], _handlers, _open_beacon(start["beacon"])).run()
+    else:
+        threads = sum(handler.concurrency for handler in _handlers if not handler.is_async)
+        _Loop(sock, start["service"], _handlers, threads).run()
+
+
+class _Unloadable(Exception):
+    """Why code cannot be run, where a traceback would not help."""
+
+
+def _load(service: str, path: str) -> dict[str, Any]:
+    name = re.sub(r"\W", "_", os.path.basename(path)[: -len(".py")])
+    if name in sys.modules or name in getattr(sys, "stdlib_module_names", ()):
+        name = f"service_{name}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise _Unloadable(f"{path} cannot be imported")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    if not _handlers:
+        raise _Unloadable("there is no service in the file: mark a function with @consume(topic) or @serve()")
+    manifest: list[dict[str, Any]] = []
+    taken = set()
+    for handler in _handlers:
+        try:
+            handler.check()
+        except TypeError as error:
+            raise _Unloadable(str(error)) from error
+        entry = handler.manifest(service)
+        place = (handler.kind, entry["subscription"] if handler.kind == "consume" else entry.get("name", service))
+        if place in taken:
+            what = "consume from subscription" if handler.kind == "consume" else "answer to"
+            raise _Unloadable(f"two functions {what} {place[1]}: give one of them another name")
+        taken.add(place)
+        manifest.append(entry)
+    return {"handlers": manifest}
+
+
+def _refuse(sock: socket.socket, why: str) -> None:
+    sock.sendall(_frame(_pack([_REFUSED, _PROTOCOL]), why.encode(errors="replace")[:65536]))
+
+
+def _die_with_parent(sock: socket.socket) -> None:
+    """Ends this process and what it started as soon as the worker is gone, whatever the main thread is doing."""
+
+    def watch() -> None:
+        poll = select.poll()
+        poll.register(sock.fileno(), 0)  # only a hang-up
+        poll.poll()
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
+
+    threading.Thread(target=watch, name="crossdock-hangup", daemon=True).start()
+
+
+def _limit_memory(size: int) -> None:
+    try:
+        import resource
+
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        limit = size if hard == resource.RLIM_INFINITY else min(size, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    except (ImportError, OSError, ValueError) as error:
+        print(f"the memory limit cannot be set here: {error}", file=sys.stderr)
+
+
+def _open_beacon(path: str | None) -> Any:
+    if path is None:
+        return bytearray(8)
+    with open(path, "r+b") as file:
+        return mmap.mmap(file.fileno(), 8)
+
+
+# --- Testing without a server -----------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass
+class Result:
+    """What came of calling a handler in a test."""
+
+    outcome: str
+    """"ack", "retry" or "reject" of a consume handler; "reply" or "error" of a serve handler."""
+    outputs: list[Message]
+    """What it published, in order; nothing unless it succeeded."""
+    reply: Any = None
+    """The reply of a serve handler: JSON as data, text as str, else bytes."""
+    status: int | None = None
+    headers: dict[str, str] = dataclasses.field(default_factory=dict)
+    content_type: str | None = None
+    reason: str | None = None
+    """Why it was retried, rejected, or an error."""
+    after: float | None = None
+    """When it asked to be retried, in seconds."""
+    code: str | None = None
+    """The code of an error, such as "invalid_argument"."""
+
+
+class Sandbox(_Runner):
+    """Calls handlers in tests, without a server. What one call publishes, a later one can `ctx.read`.
+
+    services: what `ctx.invoke` finds, by name: a reply, a function from data to a reply, or another handler.
+    """
+
+    def __init__(self, services: Mapping[str, Any] | None = None) -> None:
+        self._services = dict(services or {})
+        self._topics: dict[str, list[Message]] = {}
+
+    def run(
+        self,
+        handler: Callable[..., Any],
+        data: Any = None,
+        *,
+        key: str | None = None,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        topic: str | None = None,
+        offset: int = 0,
+        attempt: int = 1,
+        method: str = "POST",
+        path: str = "/",
+        params: Mapping[str, str] | None = None,
+        query: str = "",
+        user: str | None = None,
+        timeout: Seconds = 30,
+    ) -> Result:
+        """Calls a marked function as the server would: with this data as a message, or as a request."""
+        marked = [h for h in _handlers if h.function is handler]
+        if not marked:
+            raise ValueError(f"{handler!r} is not marked with @consume or @serve")
+        target = marked[0]
+        payload, kind = _encode(data)
+        pairs = list((headers or {}).items())
+        if target.kind == "serve":
+            pairs += [(":method", method), (":path", path), (":query", query)]
+            pairs += [(f":param.{name}", value) for name, value in (params or {}).items()]
+            pairs += [(":user", user)] if user is not None else []
+        record = _pack_record(payload, key=key, id=id, content_type=content_type or kind, headers=pairs)
+        call: _Header = [_SERVE, 1, 0, int(_seconds("timeout", timeout) * 1000), len(payload)]
+        if target.kind == "consume":
+            source = topic or target.spec["topics"][0]
+            call = [_CONSUME, *call[1:], source, offset, int(time.time() * 1000), attempt, attempt]
+        if target.is_async:
+            import asyncio
+
+            answer = asyncio.run(_call_async(self, [target], call, record))
+        else:
+            answer = _call(self, [target], call, record)
+        frames: list[_Frame] = []
+        _Splitter().feed(answer, frames.append)
+        return self._result(target, *frames[0])
+
+    def publish(self, topic: str, data: Any, *, key: str | None = None, id: str | None = None) -> None:
+        """Puts a message into a topic, for handlers to read."""
+        payload, kind = _encode(data)
+        self._store(topic, _pack_record(payload, key=key, id=id, content_type=kind))
+
+    def messages(self, topic: str) -> list[Message]:
+        """What has been published to a topic."""
+        return list(self._topics.get(topic, []))
+
+    def _store(self, topic: str, record: bytes) -> Message:
+        log = self._topics.setdefault(topic, [])
+        log.append(Message(record, _payload_bytes(record), topic, len(log), int(time.time() * 1000)))
+        return log[-1]
+
+    def _result(self, target: _Handler, header: _Header, payload: bytes) -> Result:
+        outputs, at = [], 0
+        for topic, size in header[-1]:
+            end = at + size
+            while at < end:
+                length = _U32LE.unpack_from(payload, at)[0]
+                outputs.append(self._store(topic, payload[at + 4 : at + 4 + length]))
+                at += 4 + length
+        if target.kind == "consume":
+            after = None if header[3] is None else header[3] / 1000
+            return Result(["ack", "retry", "reject"][header[2]], outputs, reason=header[4] or None, after=after)
+        if header[2] is not None:
+            code, message, _, after_ms = header[2]
+            after = None if after_ms is None else after_ms / 1000
+            return Result("error", outputs, reason=message, code=code, after=after)
+        record = payload[at:]
+        reply = Message(record, _payload_bytes(record))
+        status = int(reply._system.get(":status", "200"))
+        data = None if not reply.payload and reply.content_type is None else reply.data
+        return Result("reply", outputs, data, status, reply.headers, reply.content_type)
+
+    def ask(
+        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+    ) -> Any:
+        question = _unpack(header(1), 0)[0]
+        if is_async:
+
+            async def answer() -> Any:
+                return finish(self._answer(question, payload))
+
+            return answer()
+        return finish(self._answer(question, payload))
+
+    def _answer(self, question: _Header, payload: bytes) -> _Frame:
+        if question[0] == 6:
+            return self._page(question)
+        name = question[2]
+        if name not in self._services:
+            return [_ANSWER, 1, ["unavailable", f"nobody serves {name}", "give it to the Sandbox"]], b""
+        reply = self._services[name]
+        if callable(reply):
+            request = Message(payload, _payload_bytes(payload))
+            if any(h.function is reply for h in _handlers):
+                result = self.run(reply, request)
+                if result.outcome == "error":
+                    return [_ANSWER, 1, [result.code, result.reason, None]], b""
+                reply = Response(result.reply, result.status or 200, result.headers, result.content_type)
+            else:
+                reply = reply(request.data)
+        response = reply if isinstance(reply, Response) else Response(reply)
+        body, kind = _encode(response.body)
+        headers = [*response.headers.items(), (":status", str(response.status))]
+        return [_ANSWER, 1, None], _pack_record(body, content_type=response.content_type or kind, headers=headers)
+
+    def _page(self, question: _Header) -> _Frame:
+        topic, start, limit = question[2:5]
+        log = self._topics.get(topic)
+        if log is None:
+            return [_PAGE, 1, ["not_found", f"there is no topic {topic}", None], 0, []], b""
+        first = 0 if start == -1 else len(log) if start == -2 else int(start)
+        found = log[first : first + limit]
+        run = b"".join(_U32LE.pack(len(m._record)) + m._record for m in found)
+        return [_PAGE, 1, None, first + len(found), [[m.offset, m._time] for m in found]], run
+
+
+def run(
+    handler: Callable[..., Any], data: Any = None, *, services: Mapping[str, Any] | None = None, **message: Any
+) -> Result:
+    """Calls a marked function once, in a Sandbox of its own; the keywords are those of `Sandbox.run`."""
+    return Sandbox(services).run(handler, data, **message)
