@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crossdock_topics::time::human;
-use crossdock_topics::{Backoff, StartAt, SubscriptionName, TopicPattern};
+use crossdock_topics::{Backoff, ServiceName, StartAt, SubscriptionName, TopicPattern};
 use serde::{Deserialize, Serialize};
 
 /// What a service consumes and answers to, as read from its code when it is deployed.
@@ -45,10 +45,13 @@ pub enum Handler {
         #[serde(default = "Handler::default_concurrency")]
         concurrency: u32,
     },
-    /// It is called for each request to the service's name.
+    /// It is called for each request to a name.
     Serve {
         /// The function's name.
         function: String,
+        /// The name it answers to, if not the service's own.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        name: Option<ServiceName>,
         /// How long one call may take, if not as the service's settings say.
         #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
         timeout: Option<Duration>,
