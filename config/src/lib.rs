@@ -5,24 +5,33 @@
 //! [`SecretRef::resolve`], which reads one environment variable or one file.
 
 pub mod channel;
+mod check;
 pub mod document;
+pub mod fault;
 pub mod keys;
 pub mod manifest;
 pub mod member;
 pub mod name;
+mod node;
+pub mod parse;
 pub mod path;
+mod read;
 pub mod secret;
 pub mod service;
 pub mod size;
+pub mod state;
 pub mod user;
 
 pub use channel::{Hmac, Method, RestChannel, Target};
 pub use document::{Document, ServiceSpec, UserSpec};
+pub use fault::{Fault, Invalid, Place};
 pub use manifest::{Handler, Manifest};
 pub use member::{Member, ServiceState, ServiceStatus};
 pub use name::Name;
+pub use parse::{Parsed, parse};
 pub use path::PathTemplate;
 pub use secret::{EnvValue, SecretRef};
 pub use service::{ServiceRecord, ServiceSettings, ServiceVersion};
 pub use size::Size;
+pub use state::State;
 pub use user::{Permission, UserRecord};

@@ -191,7 +191,87 @@ impl Serialize for EnvValue {
 }
 
 impl<'de> Deserialize<'de> for EnvValue {
+    /// Reads a text; nothing is the empty value.
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        let text = Option::<String>::deserialize(deserializer)?;
+        text.unwrap_or_default().parse().map_err(serde::de::Error::custom)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use secrecy::ExposeSecret;
+
+    use super::*;
+
+    fn file(holds: &[u8]) -> (tempfile::TempDir, SecretRef) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("secret");
+        std::fs::write(&path, holds).unwrap();
+        (directory, SecretRef::File(path))
+    }
+
+    #[test]
+    fn a_file_holds_a_secret_without_its_last_line_break() {
+        for (holds, secret) in [
+            (&b"s3cret"[..], "s3cret"),
+            (b"s3cret\n", "s3cret"),
+            (b"s3cret\r\n", "s3cret"),
+            (b"two\nlines\n\n", "two\nlines\n"),
+            (b" spaces ", " spaces "),
+        ] {
+            let (_directory, reference) = file(holds);
+            assert_eq!(reference.resolve().unwrap().expose_secret(), secret);
+        }
+    }
+
+    #[test]
+    fn what_is_no_secret_is_refused_with_what_to_do() {
+        let (directory, _) = file(b"");
+        let long = vec![b'x'; SecretRef::MAX + 1];
+        for reference in [
+            SecretRef::File(directory.path().join("absent")),
+            SecretRef::File(directory.path().into()),
+            SecretRef::File("/dev/zero".into()),
+            SecretRef::Env("CROSSDOCK_TEST_NO_SUCH_VARIABLE".into()),
+        ] {
+            let error = reference.resolve().unwrap_err();
+            assert!(error.hint.is_some(), "{error}");
+        }
+        for (holds, why) in [(&long[..], "longer than"), (b"\n", "empty"), (b"\xff\xfe", "UTF-8")] {
+            let (_directory, reference) = file(holds);
+            let error = reference.resolve().unwrap_err().to_string();
+            assert!(error.contains(why) && !error.contains("xxx"), "{error}");
+        }
+        let exact = vec![b'x'; SecretRef::MAX];
+        let (_directory, reference) = file(&[&exact[..], b"\n"].concat());
+        assert_eq!(reference.resolve().unwrap().expose_secret().len(), SecretRef::MAX);
+    }
+
+    #[test]
+    fn the_environment_holds_secrets() {
+        // PATH is there wherever tests run.
+        assert!(!SecretRef::Env("PATH".into()).resolve().unwrap().expose_secret().is_empty());
+    }
+
+    #[test]
+    fn a_literal_secret_is_refused_and_not_repeated() {
+        for literal in ["hunter2", "env:", "env:A-hunter2", "env:1hunter2", "file:hunter2", "file:/hunter2\0"]
+        {
+            let error = literal.parse::<SecretRef>().unwrap_err();
+            assert!(error.hint.is_some() && !format!("{error:?}").contains("hunter2"), "{error}");
+        }
+        for reference in ["env:A_1", "file:/run/secrets/a b"] {
+            assert_eq!(reference.parse::<SecretRef>().unwrap().to_string(), reference);
+        }
+    }
+
+    #[test]
+    fn values_are_shown_in_no_log() {
+        let value: EnvValue = "hunter2".parse().unwrap();
+        assert!(!format!("{value:?}").contains("hunter2"));
+        let resolved = value.resolve().unwrap();
+        assert_eq!(resolved.expose_secret(), "hunter2");
+        assert!(!format!("{resolved:?}").contains("hunter2"));
     }
 }

@@ -63,14 +63,21 @@ impl SmallDisk {
         self.root().join("data")
     }
 
-    /// Makes it larger, as somebody who deletes other files would.
+    /// Takes up the disk's space with a file of its own, leaving about so many bytes free.
     ///
     /// # Panics
-    /// When that does not work.
-    pub async fn grow(&self, megabytes: u32) {
-        let mut command = self.command(Path::new("mount"));
-        let status = command.args(["-o", &format!("remount,size={megabytes}m"), MOUNT]).status().await;
-        assert!(status.expect("the mount command").success(), "a larger disk");
+    /// When the file cannot be written.
+    pub fn fill(&self, bytes: u64) {
+        let file = std::fs::File::create(self.root().join("ballast")).expect("a file");
+        std::io::copy(&mut std::io::Read::take(std::io::repeat(1), bytes), &mut &file).expect("to write");
+    }
+
+    /// Gives the space back.
+    ///
+    /// # Panics
+    /// When it was not taken.
+    pub fn free(&self) {
+        std::fs::remove_file(self.root().join("ballast")).expect("to delete the file");
     }
 
     fn root(&self) -> PathBuf {
