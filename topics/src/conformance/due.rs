@@ -1,0 +1,102 @@
+//! Promise 3: messages that are due later, and messages that are worth nothing after a while.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use super::Harness;
+use super::steps::{
+    CLOCK_SLACK, ack, batch, close, eventually, nothing, publish_batch, retry_after, say, standing,
+    subscription, take, take_one, text, texts, topic,
+};
+use crate::{Clock, Message, SystemClock, Timestamp};
+
+fn in_time(wait: Duration) -> Option<Timestamp> {
+    Some(SystemClock.now().after(wait))
+}
+
+pub(super) async fn a_message_is_not_delivered_before_its_time(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    let wait = Duration::from_millis(500);
+    let began = Instant::now();
+    let sent = batch([
+        Message { deliver_at: in_time(wait), ..Message::new("later") },
+        Message { deliver_at: in_time(Duration::from_secs(3600)), ..Message::new("much later") },
+        Message { deliver_at: Some(Timestamp(1)), ..Message::new("long due") },
+        Message::new("now"),
+    ]);
+    publish_batch(&broker, &orders, sent).await.unwrap();
+    let first = take(&broker, &sub, 2).await;
+    assert_eq!(texts(&first), ["long due", "now"], "what is not due holds up nobody");
+    ack(&broker, &sub, &first).await;
+    let later = take_one(&broker, &sub).await;
+    assert!(began.elapsed() + CLOCK_SLACK >= wait, "delivered after {:?}", began.elapsed());
+    assert_eq!((text(&later).as_str(), later.attempt, later.deliveries), ("later", 1, 1));
+    nothing(&broker, &sub).await;
+    assert_eq!(standing(&broker, &sub).await, [0, 1, 1, 0]);
+}
+
+pub(super) async fn a_delivery_time_survives_a_restart(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    let wait = Duration::from_millis(400);
+    let began = Instant::now();
+    let sent = batch([
+        Message { deliver_at: in_time(wait), ..Message::new("later") },
+        Message { deliver_at: in_time(Duration::from_secs(3600)), ..Message::new("much later") },
+    ]);
+    publish_batch(&broker, &orders, sent).await.unwrap();
+    if began.elapsed() < wait / 2 {
+        nothing(&broker, &sub).await;
+    }
+    close(broker).await;
+    let broker = harness.reopen().await;
+    assert_eq!(text(&take_one(&broker, &sub).await), "later");
+    assert!(began.elapsed() + CLOCK_SLACK >= wait, "delivered after {:?}", began.elapsed());
+    nothing(&broker, &sub).await;
+}
+
+pub(super) async fn an_expired_message_is_not_delivered(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    let sent = batch([
+        Message { expires_at: Some(Timestamp(1)), ..Message::new("long gone") },
+        Message { expires_at: in_time(Duration::from_secs(3600)), ..Message::new("fresh") },
+        Message { expires_at: in_time(Duration::from_millis(50)), ..Message::new("goes stale") },
+    ]);
+    publish_batch(&broker, &orders, sent).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    let fresh = take_one(&broker, &sub).await;
+    assert_eq!(text(&fresh), "fresh");
+    nothing(&broker, &sub).await;
+    ack(&broker, &sub, &[fresh]).await;
+    eventually("nothing is left", async || standing(&broker, &sub).await == [0; 4]).await;
+    assert!(broker.dead_letters(&sub, None, 10).await.unwrap().is_empty(), "expiry is no failure");
+}
+
+pub(super) async fn it_can_expire_while_it_waits_for_its_time(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    let sent = batch([
+        Message {
+            deliver_at: in_time(Duration::from_millis(300)),
+            expires_at: in_time(Duration::from_millis(200)),
+            ..Message::new("never")
+        },
+        Message { expires_at: in_time(Duration::from_millis(1500)), ..Message::new("once") },
+    ]);
+    publish_batch(&broker, &orders, sent).await.unwrap();
+    // On a machine that is too slow to take it within its time there is nothing to set aside.
+    let fetch = crate::Fetch::new(None, 10, Duration::from_millis(1400));
+    for once in broker.fetch(&sub, fetch).await.unwrap() {
+        assert_eq!(text(&once), "once");
+        say(&broker, &sub, &once, retry_after(Duration::from_millis(1600))).await;
+    }
+    eventually("both are gone", async || standing(&broker, &sub).await == [0; 4]).await;
+    nothing(&broker, &sub).await;
+    assert!(broker.dead_letters(&sub, None, 10).await.unwrap().is_empty());
+}
