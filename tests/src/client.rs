@@ -3,6 +3,8 @@
 use std::time::{Duration, Instant};
 
 use reqwest::{Method, Url};
+use serde::Deserialize;
+use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use crate::Answer;
@@ -13,6 +15,39 @@ pub struct Client {
     http: reqwest::Client,
     base: Url,
     user: Option<(String, String)>,
+}
+
+/// A message as it lies in a topic.
+#[derive(Clone, Debug, Deserialize)]
+pub struct Stored {
+    /// Its offset.
+    pub offset: u64,
+    /// Its id.
+    #[serde(default)]
+    pub id: Option<String>,
+    /// Its key.
+    #[serde(default)]
+    pub key: Option<String>,
+    /// Its payload where it is JSON, byte for byte.
+    #[serde(default)]
+    pub data: Option<Box<RawValue>>,
+    /// Its payload where it is not.
+    #[serde(default)]
+    pub data_base64: Option<String>,
+}
+
+impl Stored {
+    /// The payload's JSON text, or nothing.
+    #[must_use]
+    pub fn json(&self) -> &str {
+        self.data.as_ref().map_or("", |data| data.get())
+    }
+}
+
+#[derive(Deserialize)]
+struct Page {
+    messages: Vec<Stored>,
+    next: u64,
 }
 
 impl Client {
@@ -142,18 +177,19 @@ impl Client {
     ///
     /// # Panics
     /// When they cannot be read.
-    pub async fn read_topic(&self, topic: &str) -> Vec<Value> {
+    pub async fn read_topic(&self, topic: &str) -> Vec<Stored> {
         let mut all = Vec::new();
         let mut from = "start".to_owned();
         loop {
             let path = format!("/api/v1/topics/{topic}/messages?from={from}&max=1000&wait=0s");
-            let page = self.get(&path).await.expect(200).json();
-            let messages = page["messages"].as_array().cloned().unwrap_or_default();
-            if messages.is_empty() {
+            let answer = self.get(&path).await.expect(200);
+            let page: Page =
+                serde_json::from_slice(&answer.body).unwrap_or_else(|cause| panic!("{path}: {cause}"));
+            if page.messages.is_empty() {
                 return all;
             }
-            all.extend(messages);
-            from = page["next"].to_string();
+            all.extend(page.messages);
+            from = page.next.to_string();
         }
     }
 }

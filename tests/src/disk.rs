@@ -63,21 +63,14 @@ impl SmallDisk {
         self.root().join("data")
     }
 
-    /// Takes up the disk's space with a file of its own, leaving about so many bytes free.
+    /// Makes it larger, as somebody who deletes other files would.
     ///
     /// # Panics
-    /// When the file cannot be written.
-    pub fn fill(&self, bytes: u64) {
-        let file = std::fs::File::create(self.root().join("ballast")).expect("a file");
-        std::io::copy(&mut std::io::Read::take(std::io::repeat(1), bytes), &mut &file).expect("to write");
-    }
-
-    /// Gives the space back.
-    ///
-    /// # Panics
-    /// When it was not taken.
-    pub fn free(&self) {
-        std::fs::remove_file(self.root().join("ballast")).expect("to delete the file");
+    /// When that does not work.
+    pub async fn grow(&self, megabytes: u32) {
+        let mut command = self.command(Path::new("mount"));
+        let status = command.args(["-o", &format!("remount,size={megabytes}m"), MOUNT]).status().await;
+        assert!(status.expect("the mount command").success(), "a larger disk");
     }
 
     fn root(&self) -> PathBuf {

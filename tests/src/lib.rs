@@ -14,7 +14,7 @@ mod sandbox;
 mod server;
 
 pub use answer::Answer;
-pub use client::Client;
+pub use client::{Client, Stored};
 pub use disk::SmallDisk;
 pub use eventually::eventually;
 pub use raw::{exchange, open};

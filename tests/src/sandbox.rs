@@ -156,6 +156,14 @@ impl Sandbox {
         self.server = None;
     }
 
+    /// Makes the disk larger that the data is on.
+    ///
+    /// # Panics
+    /// When it is not on a [`SmallDisk`].
+    pub async fn grow_disk(&self, megabytes: u32) {
+        self.disk.as_ref().expect("a small disk").grow(megabytes).await;
+    }
+
     /// Sends the server a signal, such as `STOP`.
     ///
     /// # Panics

@@ -1,0 +1,16 @@
+//! Scenarios: the real binary, driven as its users drive it. Each is named for what is given, what happens,
+//! and what should come of it.
+
+mod bad_disks;
+mod bad_input;
+mod bad_services;
+mod github_webhooks;
+mod lifecycle;
+mod readme;
+
+use crossdock_tests::{Builder, Sandbox};
+
+/// A sandbox of the binary that was just built.
+fn sandbox() -> Builder {
+    Sandbox::builder(env!("CARGO_BIN_EXE_crossdock"))
+}
