@@ -1,0 +1,224 @@
+//! Subscriptions, as [`Subscriptions`] has them.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crossdock_topics::{
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Fetch, Record, Result, Revision,
+    Selection, Settled, Settlement, Subscription, SubscriptionInfo, SubscriptionName, Subscriptions,
+    Timestamp, TopicName,
+};
+use tokio::time::Instant;
+
+use super::keys;
+use super::log::TopicLog;
+use super::subscription::{SubscriptionState, Taken};
+use super::writer::Command;
+use super::{Embedded, Shared};
+use crate::group::Dead;
+
+/// How often a waiting fetch looks at the clock at least.
+const LOOK: Duration = Duration::from_secs(10);
+
+impl Shared {
+    /// Takes messages now, reading the disk where it must; empty when there are none.
+    async fn take(self: &Arc<Self>, state: &Arc<SubscriptionState>, fetch: &Fetch) -> Result<Taken> {
+        loop {
+            let mut taken = state.take(fetch, self.clock.now());
+            for (log, id, attempt, deliveries) in std::mem::take(&mut taken.again) {
+                let Some((time, record)) = self
+                    .look_up(&log, id.offset)
+                    .await?
+                    .filter(|(_, record)| record.expires_at().is_none_or(|expiry| expiry > self.clock.now()))
+                else {
+                    state.forget(id, self.clock.now());
+                    taken.changed = true;
+                    continue;
+                };
+                let topic = log.name.clone();
+                taken.deliveries.push(Delivery {
+                    id,
+                    topic,
+                    offset: id.offset,
+                    time,
+                    attempt,
+                    deliveries,
+                    record,
+                });
+            }
+            if taken.changed && !state.persist_asked.swap(true, Ordering::AcqRel) {
+                self.command(Command::Persist(state.clone()))?;
+            }
+            match taken.missing.take() {
+                Some((log, offset)) if taken.deliveries.is_empty() => {
+                    let blocks = self.blocks(&log, offset.max(log.head())).await?;
+                    state.supply(&log, blocks);
+                }
+                _ => return Ok(taken),
+            }
+        }
+    }
+
+    /// One message of a topic, wherever it is.
+    async fn look_up(
+        self: &Arc<Self>,
+        log: &Arc<TopicLog>,
+        offset: u64,
+    ) -> Result<Option<(Timestamp, Record)>> {
+        let blocks = self.blocks(log, offset).await?;
+        let block = blocks.first().filter(|block| block.range().contains(&offset));
+        Ok(block.and_then(|block| Some((block.time(), block.record(offset)?))))
+    }
+
+    /// Finds the topics that outputs go to, and checks that they may.
+    fn outputs(&self, outputs: Vec<(TopicName, Batch)>) -> Result<Vec<(Arc<TopicLog>, Batch)>> {
+        outputs
+            .into_iter()
+            .map(|(topic, batch)| {
+                let log = self.topic(&topic)?;
+                self.admit(&log, &batch)?;
+                Ok((log, batch))
+            })
+            .collect()
+    }
+}
+
+#[async_trait]
+impl Subscriptions for Embedded {
+    async fn put_subscription(&self, subscription: Subscription, expect: Expect) -> Result<Revision> {
+        subscription.check()?;
+        self.shared.ask(|answer| Command::PutSubscription { subscription, expect, answer }).await
+    }
+
+    async fn delete_subscription(&self, name: &SubscriptionName) -> Result<()> {
+        self.shared.ask(|answer| Command::DeleteSubscription { name: name.clone(), answer }).await
+    }
+
+    async fn subscription(&self, name: &SubscriptionName) -> Result<SubscriptionInfo> {
+        Ok(self.shared.subscription(name)?.info())
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionInfo>> {
+        let states: Vec<_> = self.shared.subscriptions.read().values().cloned().collect();
+        let mut subscriptions: Vec<SubscriptionInfo> = states.iter().map(|state| state.info()).collect();
+        subscriptions.sort_by(|a, b| a.subscription.name.cmp(&b.subscription.name));
+        Ok(subscriptions)
+    }
+
+    async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
+        self.shared.check_open()?;
+        Ok(self.shared.subscription(name)?.join())
+    }
+
+    fn leave(&self, name: &SubscriptionName, consumer: ConsumerId) {
+        if let Ok(state) = self.shared.subscription(name) {
+            state.leave(consumer, self.shared.clock.now());
+        }
+    }
+
+    async fn fetch(&self, name: &SubscriptionName, fetch: Fetch) -> Result<Vec<Delivery>> {
+        let state = self.shared.subscription(name)?;
+        let deadline = Instant::now() + fetch.wait;
+        let fetch = Fetch { max: fetch.max.max(1), max_bytes: fetch.max_bytes.max(1), ..fetch };
+        loop {
+            // Waiting is announced before looking, so that nothing that comes in between is missed.
+            let waiting = state.wait_guard();
+            let available = state.available();
+            tokio::pin!(available);
+            available.as_mut().enable();
+            self.shared.check_open()?;
+            if state.is_deleted() {
+                return Err(Error::not_found("subscription", name));
+            }
+            let taken = self.shared.take(&state, &fetch).await?;
+            if !taken.deliveries.is_empty() {
+                drop(waiting);
+                // There may be more: whoever waits looks for itself.
+                state.wake();
+                return Ok(taken.deliveries);
+            }
+            let now = self.shared.clock.now();
+            let sleep =
+                taken.wakes_at.map_or(LOOK, |at| at.since(now).max(Duration::from_millis(1)).min(LOOK));
+            let until = deadline.min(Instant::now() + sleep);
+            let woken = tokio::time::timeout_at(until, available).await.is_ok();
+            if !woken && Instant::now() >= deadline {
+                return Ok(Vec::new());
+            }
+        }
+    }
+
+    async fn settle(&self, name: &SubscriptionName, settlement: Settlement) -> Result<Settled> {
+        self.shared.check_open()?;
+        let subscription = self.shared.subscription(name)?;
+        let mut settlement = settlement;
+        let outputs = self.shared.outputs(std::mem::take(&mut settlement.outputs))?;
+        let bytes = outputs.iter().map(|(_, batch)| batch.as_bytes().len()).sum();
+        // What has been done already is not refused for want of room: it waits.
+        while !self.shared.budget.take(bytes) {
+            self.shared.budget.wait().await;
+            self.shared.check_open()?;
+        }
+        let settle = |answer| Command::Settle { subscription, settlement, outputs, bytes, answer };
+        self.shared.ask(settle).await
+    }
+
+    async fn extend(
+        &self,
+        name: &SubscriptionName,
+        deliveries: &[DeliveryId],
+        lease: Duration,
+    ) -> Result<Settled> {
+        self.shared.check_open()?;
+        Ok(self.shared.subscription(name)?.extend(deliveries, lease, self.shared.clock.now()))
+    }
+
+    async fn dead_letters(
+        &self,
+        name: &SubscriptionName,
+        after: Option<(TopicName, u64)>,
+        max: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        let state = self.shared.subscription(name)?;
+        let mut letters = Vec::new();
+        for (log, offset) in state.dead(after.as_ref(), max) {
+            let key = keys::message(state.id, log.id, keys::DEAD, offset);
+            // Given up this very moment: the next listing has it.
+            let Some(bytes) = self.shared.database.get("groups", &key)? else { continue };
+            let dead = Dead::decode(&bytes)?;
+            letters.push(DeadLetter {
+                topic: log.name.clone(),
+                offset,
+                reason: dead.reason,
+                failures: dead.failures,
+                deliveries: dead.deliveries,
+                by: dead.by,
+                at: dead.at,
+                message: self.shared.look_up(&log, offset).await?,
+            });
+        }
+        Ok(letters)
+    }
+
+    async fn redrive(&self, name: &SubscriptionName, selection: Selection) -> Result<usize> {
+        self.revive(name, selection, true).await
+    }
+
+    async fn discard(&self, name: &SubscriptionName, selection: Selection) -> Result<usize> {
+        self.revive(name, selection, false).await
+    }
+}
+
+impl Embedded {
+    async fn revive(&self, name: &SubscriptionName, selection: Selection, redrive: bool) -> Result<usize> {
+        self.shared.check_open()?;
+        let subscription = self.shared.subscription(name)?;
+        let which = match selection {
+            Selection::All => None,
+            Selection::These(these) => Some(these),
+        };
+        self.shared.ask(|answer| Command::Revive { subscription, which, redrive, answer }).await
+    }
+}

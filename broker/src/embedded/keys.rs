@@ -1,0 +1,85 @@
+//! What lies where in the database. Every key of every column family is made here.
+//!
+//! | family | key | value |
+//! | --- | --- | --- |
+//! | `log` | topic u32, first offset u64 | a block, see `block` |
+//! | `segments` | topic u32, first offset u64 | a run of the log, see `segments` |
+//! | `groups` | subscription u32, topic u32, 0 | the place, see `group::place` |
+//! | `groups` | subscription u32, topic u32, 1, offset u64 | a message that waits |
+//! | `groups` | subscription u32, topic u32, 2, offset u64 | a dead letter |
+//! | `store` | the key's own bytes | revision u64, lease u64 (0: none), the value |
+//! | `default` | `format` | version of all this, u32 |
+//! | `default` | `next` | the last topic, subscription and lease number and revision used: 4 x u64 |
+//! | `default` | `topic/NAME` | its number u32 |
+//! | `default` | `head/` topic u32 | the first offset kept u64 |
+//! | `default` | `subscription/NAME` | its number u32 |
+//! | `default` | `lease/` lease u64 | how long it lasts, u64 milliseconds |
+//!
+//! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
+
+/// The version of the layout above.
+pub(super) const FORMAT: u32 = 1;
+
+pub(super) const FORMAT_KEY: &[u8] = b"format";
+pub(super) const NEXT_KEY: &[u8] = b"next";
+pub(super) const TOPIC: &str = "topic/";
+pub(super) const SUBSCRIPTION: &str = "subscription/";
+pub(super) const LEASE: &[u8] = b"lease/";
+
+/// The kinds of keys a group has.
+pub(super) const PLACE: u8 = 0;
+pub(super) const WAITING: u8 = 1;
+pub(super) const DEAD: u8 = 2;
+
+pub(super) fn log(topic: u32, offset: u64) -> [u8; 12] {
+    let mut key = [0; 12];
+    key[..4].copy_from_slice(&topic.to_be_bytes());
+    key[4..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+pub(super) fn topic(name: &str) -> Vec<u8> {
+    [TOPIC.as_bytes(), name.as_bytes()].concat()
+}
+
+pub(super) fn head(topic: u32) -> Vec<u8> {
+    [b"head/".as_slice(), &topic.to_be_bytes()].concat()
+}
+
+pub(super) fn subscription(name: &str) -> Vec<u8> {
+    [SUBSCRIPTION.as_bytes(), name.as_bytes()].concat()
+}
+
+pub(super) fn lease(lease: u64) -> Vec<u8> {
+    [LEASE, &lease.to_be_bytes()].concat()
+}
+
+pub(super) fn group(subscription: u32, topic: u32) -> [u8; 8] {
+    let mut key = [0; 8];
+    key[..4].copy_from_slice(&subscription.to_be_bytes());
+    key[4..].copy_from_slice(&topic.to_be_bytes());
+    key
+}
+
+pub(super) fn place(subscription: u32, topic: u32) -> [u8; 9] {
+    let mut key = [PLACE; 9];
+    key[..8].copy_from_slice(&group(subscription, topic));
+    key
+}
+
+pub(super) fn message(subscription: u32, topic: u32, kind: u8, offset: u64) -> [u8; 17] {
+    let mut key = [kind; 17];
+    key[..8].copy_from_slice(&group(subscription, topic));
+    key[9..].copy_from_slice(&offset.to_be_bytes());
+    key
+}
+
+/// A u32 at the start of `bytes`.
+pub(super) fn u32_of(bytes: &[u8]) -> Option<u32> {
+    Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
+}
+
+/// A u64 at the start of `bytes`.
+pub(super) fn u64_of(bytes: &[u8]) -> Option<u64> {
+    Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
+}

@@ -1,0 +1,278 @@
+//! The embedded engine (`rocksdb:PATH`): a broker in this process, its topics in RocksDB.
+//!
+//! Two threads do all the writing. Commands wait in a bounded queue; the [`writer`] turns what waits into one
+//! batch and writes it unsynced; the [`syncer`] makes written batches durable with one sync, then visible, then
+//! answers, while the writer is already on the next. Consumers take from memory ([`subscription`], [`log`]), and
+//! only those that catch up read the disk. [`recovery`] reads everything back; [`database`] says how a loss is
+//! noticed.
+
+mod block;
+mod consume;
+mod database;
+mod dedup;
+mod keys;
+mod log;
+mod publish;
+mod queue;
+mod recovery;
+mod requests;
+mod segments;
+mod shared_store;
+mod store;
+mod subscription;
+mod syncer;
+mod writer;
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::thread::JoinHandle;
+
+use async_trait::async_trait;
+use crossdock_topics::{
+    Broker, Clock, Error, ErrorCode, Health, Message, Reply, Request, Requests, Result, ServiceName,
+    SubscriptionName, SystemClock, TopicName,
+};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{mpsc, oneshot};
+
+use database::Database;
+use log::TopicLog;
+use queue::{Budget, Queue};
+use subscription::SubscriptionState;
+use writer::{Command, Pass, Writer};
+
+/// At most so many passes wait for the syncer; then the writer waits.
+const WAITING_PASSES: usize = 64;
+
+/// How an embedded broker is set up. The sizes bound its memory, together with RocksDB's write buffers (128 MiB).
+#[derive(Clone)]
+pub struct EmbeddedOptions {
+    /// The folder of the data. Made when it is not there.
+    pub path: PathBuf,
+    /// Go on without acknowledged messages that a damaged disk has lost, instead of refusing to open.
+    pub accept_loss: bool,
+    /// How many bytes of published messages may wait to be stored; beyond it publishing is refused.
+    pub waiting_bytes: usize,
+    /// How many bytes of the newest messages are kept in memory for consumers, in all topics together.
+    pub recent_bytes: usize,
+    /// RocksDB's cache for what is read from the disk.
+    pub block_cache_bytes: usize,
+    /// Where the time comes from.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl EmbeddedOptions {
+    /// The usual settings, for this folder: 64 MiB waiting, 64 MiB of recent messages, 16 MiB of cache.
+    #[must_use]
+    pub fn new(path: impl Into<PathBuf>) -> Self {
+        Self {
+            path: path.into(),
+            accept_loss: false,
+            waiting_bytes: 64 << 20,
+            recent_bytes: 64 << 20,
+            block_cache_bytes: 16 << 20,
+            clock: Arc::new(SystemClock),
+        }
+    }
+}
+
+/// A broker in this process. Dropping the last reference closes it.
+pub struct Embedded {
+    shared: Arc<Shared>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// What the threads and the callers share.
+struct Shared {
+    options: EmbeddedOptions,
+    clock: Arc<dyn Clock>,
+    database: Database,
+    /// What is visible: a topic is here once its making is durable.
+    topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
+    subscriptions: RwLock<HashMap<SubscriptionName, Arc<SubscriptionState>>>,
+    store: store::StoreView,
+    requests: requests::RequestTable,
+    commands: Queue<Command>,
+    passes: Queue<Pass>,
+    budget: Budget,
+    failure: OnceLock<Error>,
+    closing: AtomicBool,
+    tokens: AtomicU64,
+}
+
+impl Shared {
+    /// Keeps the first reason why writes are refused from now on.
+    fn fail(&self, reason: &Error) {
+        let refused = Error::new(
+            ErrorCode::Unavailable,
+            format!("the broker takes no writes since {}", reason.message),
+        )
+        .hint(reason.hint.clone().unwrap_or("restart it".into()));
+        if self.failure.set(refused).is_ok() {
+            tracing::error!(%reason, "the broker takes no writes from now on");
+            for subscription in self.subscriptions.read().values() {
+                subscription.wake_all();
+            }
+        }
+    }
+
+    fn failure(&self) -> Option<Error> {
+        self.failure.get().cloned()
+    }
+
+    /// Why the broker cannot be used, if it cannot.
+    fn check_open(&self) -> Result<()> {
+        if self.closing.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        self.failure().map_or(Ok(()), Err)
+    }
+
+    /// A token larger than all that were given before, in this life and earlier ones: a life begins at the
+    /// microsecond it starts at, and each group of it takes a range of 2^24.
+    fn token(&self) -> u64 {
+        self.tokens.fetch_add(1 << 24, Ordering::Relaxed)
+    }
+
+    fn topic(&self, name: &TopicName) -> Result<Arc<TopicLog>> {
+        self.topics.read().get(name).cloned().ok_or_else(|| {
+            Error::not_found("topic", name).hint(format!("make it with `crossdock topic create {name}`"))
+        })
+    }
+
+    fn subscription(&self, name: &SubscriptionName) -> Result<Arc<SubscriptionState>> {
+        self.subscriptions.read().get(name).cloned().ok_or_else(|| {
+            Error::not_found("subscription", name)
+                .hint(format!("make it with `crossdock sub create {name} --topic TOPIC`"))
+        })
+    }
+
+    fn command(&self, command: Command) -> Result<()> {
+        self.commands.push(command).map_err(|_| closed())
+    }
+
+    /// Sends a command and waits for its answer.
+    async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
+        let (answer, answered) = oneshot::channel();
+        self.command(command(answer))?;
+        answered.await.unwrap_or_else(|_| Err(closed()))
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorCode::Unavailable, "the broker is closed").hint("start it again")
+}
+
+impl Embedded {
+    /// Opens the broker in a folder, or makes a new one there. Blocks while it reads what must be in memory.
+    ///
+    /// # Errors
+    /// `Conflict` when another process uses the folder; `Internal` when its files are damaged or hold less than
+    /// was acknowledged; `InvalidArgument` when the folder cannot be made.
+    pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>> {
+        let clock = options.clock.clone();
+        let database = Database::open(&options)?;
+        let start = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
+        let tokens = AtomicU64::new(start);
+        let state = recovery::read(&database, || tokens.fetch_add(1 << 24, Ordering::Relaxed))?;
+        let shared = Arc::new(Shared {
+            clock,
+            database,
+            topics: RwLock::new(state.topics.into_iter().map(|log| (log.name.clone(), log)).collect()),
+            subscriptions: RwLock::new(
+                state.subscriptions.into_iter().map(|s| (s.name.clone(), s)).collect(),
+            ),
+            store: store::StoreView::default(),
+            requests: requests::RequestTable::default(),
+            commands: Queue::new(usize::MAX),
+            passes: Queue::new(WAITING_PASSES),
+            budget: Budget::new(options.waiting_bytes),
+            failure: OnceLock::new(),
+            closing: AtomicBool::new(false),
+            tokens,
+            options,
+        });
+        let entries = state.recovered.entries.iter().map(|(entry, _)| entry.clone());
+        shared.store.restore(entries, state.recovered.numbers.revision);
+        let writer = Writer::new(shared.clone(), state.recovered);
+        let syncing = shared.clone();
+        let threads = vec![
+            spawn("broker-writer", move || writer.run())?,
+            spawn("broker-syncer", move || syncer::run(&syncing))?,
+        ];
+        Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+    }
+
+    /// Tells everybody to stop; gives the threads to wait for.
+    fn stop(&self) -> Vec<JoinHandle<()>> {
+        self.shared.closing.store(true, Ordering::Release);
+        self.shared.commands.close();
+        self.shared.store.close();
+        for subscription in self.shared.subscriptions.read().values() {
+            subscription.wake_all();
+        }
+        for log in self.shared.topics.read().values() {
+            log.moved.notify_waiters();
+        }
+        std::mem::take(&mut *self.threads.lock())
+    }
+}
+
+fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name.to_owned())
+        .spawn(run)
+        .map_err(|cause| Error::internal(format!("cannot start the thread {name}: {cause}")))
+}
+
+impl Drop for Embedded {
+    fn drop(&mut self) {
+        for thread in self.stop() {
+            let _ = thread.join();
+        }
+    }
+}
+
+#[async_trait]
+impl Requests for Embedded {
+    async fn request(&self, service: &ServiceName, message: Message, timeout: std::time::Duration) -> Reply {
+        if self.shared.closing.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        self.shared.requests.request(service, message, timeout).await
+    }
+
+    async fn serve(&self, service: &ServiceName, capacity: usize) -> Result<mpsc::Receiver<Request>> {
+        if self.shared.closing.load(Ordering::Acquire) {
+            return Err(closed());
+        }
+        Ok(self.shared.requests.serve(service, capacity))
+    }
+}
+
+#[async_trait]
+impl Broker for Embedded {
+    fn health(&self) -> Health {
+        let reason = self.shared.check_open().err().map(|error| error.message.into_owned());
+        let engine = format!("rocksdb:{}", self.shared.options.path.display());
+        Health { ready: reason.is_none(), reason, engine }
+    }
+
+    async fn close(&self) {
+        let threads = self.stop();
+        let shared = self.shared.clone();
+        let closing = tokio::task::spawn_blocking(move || {
+            for thread in threads {
+                let _ = thread.join();
+            }
+            if shared.failure().is_none()
+                && let Err(error) = shared.database.sync(true)
+            {
+                tracing::error!(%error, "the last sync failed");
+            }
+        });
+        let _ = closing.await;
+    }
+}

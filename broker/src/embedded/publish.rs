@@ -1,0 +1,168 @@
+//! Topics, as [`Log`] has them.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crossdock_topics::{
+    Batch, Durability, Error, ErrorCode, Expect, Log, Page, Published, Result, Revision, StartAt, Stored,
+    Topic, TopicInfo, TopicName,
+};
+use tokio::time::Instant;
+
+use super::block::Block;
+use super::log::{Recent, TopicLog};
+use super::writer::Command;
+use super::{Embedded, Shared};
+
+/// A read gives no further message once this many bytes are together.
+const READ_BYTES: usize = 1024 * 1024;
+
+impl Shared {
+    /// Checks that a batch may be appended to a topic.
+    pub(super) fn admit(&self, log: &TopicLog, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
+        }
+        let limit = log.definition().0.max_message_bytes;
+        if batch.largest_payload() > limit {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "a payload has {} bytes, topic {} takes at most {limit}",
+                    batch.largest_payload(),
+                    log.name
+                ),
+            )
+            .hint("make it smaller, or raise the topic's max_message_bytes"));
+        }
+        Ok(())
+    }
+
+    fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Result<Published> {
+        self.check_open()?;
+        let log = self.topic(topic)?;
+        self.admit(&log, &batch)?;
+        let least = log.definition().0.durability;
+        let durability = durability.map_or(least, |asked| asked.max(least));
+        check_durability(durability)?;
+        let bytes = batch.as_bytes().len();
+        if !self.budget.take(bytes) {
+            return Err(Error::new(
+                ErrorCode::Overloaded,
+                format!("{} bytes of messages wait to be stored already", self.options.waiting_bytes),
+            )
+            .hint("publish more slowly; nothing of this was stored")
+            .retry_after(Duration::from_millis(100)));
+        }
+        let (answer, published) = Published::pending();
+        if let Err(error) = self.command(Command::Publish { log, batch, durability, answer }) {
+            self.budget.give(bytes);
+            return Err(error);
+        }
+        Ok(published)
+    }
+
+    /// The blocks from `offset` on, from memory or from the disk; empty at the end of the log.
+    pub(super) async fn blocks(
+        self: &Arc<Self>,
+        log: &Arc<TopicLog>,
+        offset: u64,
+    ) -> Result<Vec<Arc<Block>>> {
+        match log.recent(offset) {
+            Recent::Blocks(blocks) => Ok(blocks),
+            Recent::End => Ok(Vec::new()),
+            Recent::Older => {
+                let (shared, log) = (self.clone(), log.clone());
+                tokio::task::spawn_blocking(move || log.load(&shared.database, offset))
+                    .await
+                    .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
+            }
+        }
+    }
+}
+
+fn check_durability(durability: Durability) -> Result<()> {
+    if durability > Durability::Fsync {
+        return Err(Error::invalid(format!("{durability} needs a cluster, this broker is one process"))
+            .hint("use fsync, os or memory"));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl Log for Embedded {
+    async fn put_topic(&self, topic: Topic, expect: Expect) -> Result<Revision> {
+        topic.check()?;
+        check_durability(topic.durability)?;
+        self.shared.ask(|answer| Command::PutTopic { topic, expect, answer }).await
+    }
+
+    async fn delete_topic(&self, name: &TopicName) -> Result<()> {
+        self.shared.ask(|answer| Command::DeleteTopic { name: name.clone(), answer }).await
+    }
+
+    async fn topic(&self, name: &TopicName) -> Result<TopicInfo> {
+        Ok(self.shared.topic(name)?.info())
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        let mut topics: Vec<TopicInfo> = self.shared.topics.read().values().map(|log| log.info()).collect();
+        topics.sort_by(|a, b| a.topic.name.cmp(&b.topic.name));
+        Ok(topics)
+    }
+
+    fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Published {
+        self.shared.publish(topic, batch, durability).unwrap_or_else(Published::refused)
+    }
+
+    async fn room(&self) {
+        self.shared.budget.wait().await;
+    }
+
+    async fn read(&self, topic: &TopicName, from: StartAt, max: usize, wait: Duration) -> Result<Page> {
+        let log = self.shared.topic(topic)?;
+        let deadline = Instant::now() + wait;
+        let mut offset = match from {
+            StartAt::Start => log.head(),
+            StartAt::End => log.tail(),
+            StartAt::Offset(offset) => offset.max(log.head()),
+            StartAt::Time(time) => {
+                let (shared, log) = (self.shared.clone(), log.clone());
+                tokio::task::spawn_blocking(move || log.at_time(&shared.database, time))
+                    .await
+                    .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))??
+            }
+        };
+        let mut page = Page { messages: Vec::new(), next: offset };
+        loop {
+            let moved = log.moved.notified();
+            tokio::pin!(moved);
+            moved.as_mut().enable();
+            if log.is_deleted() {
+                return Err(Error::not_found("topic", topic));
+            }
+            offset = offset.max(log.head());
+            let blocks = self.shared.blocks(&log, offset).await?;
+            let mut bytes = 0;
+            'blocks: for block in &blocks {
+                offset = offset.max(block.range().start);
+                let Some(mut position) = block.position(offset) else { continue };
+                while let Some((record, next)) = block.record_at(position) {
+                    if page.messages.len() >= max.max(1) || bytes > READ_BYTES {
+                        break 'blocks;
+                    }
+                    bytes += record.size();
+                    page.messages.push(Stored { offset, time: block.time(), record });
+                    (offset, position) = (offset + 1, next);
+                }
+            }
+            page.next = offset;
+            let closing = self.shared.closing.load(std::sync::atomic::Ordering::Acquire);
+            if !page.messages.is_empty() || closing || tokio::time::timeout_at(deadline, moved).await.is_err()
+            {
+                return Ok(page);
+            }
+        }
+    }
+}

@@ -1,0 +1,185 @@
+//! Reading everything back when a database is opened.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossdock_topics::{Entry, Error, LeaseId, Subscription, Timestamp, Topic};
+
+use super::block::Block;
+use super::database::Database;
+use super::keys;
+use super::log::TopicLog;
+use super::segments::{BlockFacts, Segment, Segments};
+use super::subscription::SubscriptionState;
+use super::writer::{Numbers, Recovered};
+use crate::group::{Group, Place, Rules, Waiting};
+
+/// Everything that a database held.
+pub(super) struct State {
+    pub(super) topics: Vec<Arc<TopicLog>>,
+    pub(super) subscriptions: Vec<Arc<SubscriptionState>>,
+    pub(super) recovered: Recovered,
+}
+
+/// Reads it, or prepares an empty database.
+pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State, Error> {
+    check_format(database)?;
+    let numbers = match database.get("default", keys::NEXT_KEY)? {
+        Some(bytes) => Numbers::decode(&bytes).ok_or_else(|| damaged("the counters"))?,
+        None => Numbers::default(),
+    };
+    let entries = read_store(database)?;
+    let mut leases = Vec::new();
+    database.scan("default", keys::LEASE, keys::LEASE, |key, value| {
+        let id = keys::u64_of(&key[keys::LEASE.len()..]).ok_or_else(|| damaged("a lease"))?;
+        let millis = keys::u64_of(value).ok_or_else(|| damaged("a lease"))?;
+        leases.push((LeaseId(id), Duration::from_millis(millis)));
+        Ok(true)
+    })?;
+
+    let mut topics = Vec::new();
+    for (name, id) in read_numbers(database, keys::TOPIC)? {
+        let (topic, revision) = definition::<Topic>(&entries, &format!("topics/{name}"))?;
+        topics.push(Arc::new(read_log(database, id, topic, revision)?));
+    }
+    let mut subscriptions = Vec::new();
+    for (name, id) in read_numbers(database, keys::SUBSCRIPTION)? {
+        let (definition, revision) = definition::<Subscription>(&entries, &format!("subscriptions/{name}"))?;
+        let state = Arc::new(SubscriptionState::new(id, definition.clone(), revision));
+        for log in &topics {
+            if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
+                state.attach(log.clone(), read_group(database, &definition, id, log, token())?);
+                log.attach(&state);
+            }
+        }
+        subscriptions.push(state);
+    }
+    Ok(State {
+        topics,
+        subscriptions,
+        recovered: Recovered { numbers, entries: entries.into_values().collect(), leases },
+    })
+}
+
+fn damaged(what: &str) -> Error {
+    Error::internal(format!("{what} in the database cannot be read"))
+        .hint("restore the folder from a backup; nothing was changed")
+}
+
+fn check_format(database: &Database) -> Result<(), Error> {
+    match database.get("default", keys::FORMAT_KEY)? {
+        None => {
+            let mut batch = rocksdb::WriteBatch::default();
+            batch.put(keys::FORMAT_KEY, keys::FORMAT.to_be_bytes());
+            database.write(batch)?;
+            database.sync(true)
+        }
+        Some(bytes) => match keys::u32_of(&bytes) {
+            Some(keys::FORMAT) => Ok(()),
+            Some(newer) => Err(Error::internal(format!(
+                "the data has format {newer}, this release reads {}",
+                keys::FORMAT
+            ))
+            .hint("use the release that wrote it, or a later one")),
+            None => Err(damaged("the format")),
+        },
+    }
+}
+
+type Entries = BTreeMap<String, (Entry, Option<LeaseId>)>;
+
+fn read_store(database: &Database) -> Result<Entries, Error> {
+    let mut entries = BTreeMap::new();
+    database.scan("store", b"", b"", |key, value| {
+        let key = String::from_utf8(key.to_vec()).map_err(|_| damaged("a key of the store"))?;
+        let revision = keys::u64_of(value).ok_or_else(|| damaged("an entry of the store"))?;
+        let lease = keys::u64_of(&value[8..]).ok_or_else(|| damaged("an entry of the store"))?;
+        let value = Bytes::copy_from_slice(&value[16..]);
+        let lease = (lease > 0).then_some(LeaseId(lease));
+        entries.insert(key.clone(), (Entry { key, value, revision }, lease));
+        Ok(true)
+    })?;
+    Ok(entries)
+}
+
+fn read_numbers(database: &Database, prefix: &str) -> Result<Vec<(String, u32)>, Error> {
+    let mut numbers = Vec::new();
+    database.scan("default", prefix.as_bytes(), prefix.as_bytes(), |key, value| {
+        let name = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| damaged("a name"))?;
+        numbers.push((name.to_owned(), keys::u32_of(value).ok_or_else(|| damaged("a number"))?));
+        Ok(true)
+    })?;
+    Ok(numbers)
+}
+
+fn definition<T: serde::de::DeserializeOwned>(entries: &Entries, key: &str) -> Result<(T, u64), Error> {
+    let (entry, _) = entries.get(key).ok_or_else(|| damaged(key))?;
+    let definition =
+        serde_json::from_slice(&entry.value).map_err(|cause| damaged(&format!("{key} ({cause})")))?;
+    Ok((definition, entry.revision))
+}
+
+/// Reads a topic's segments, and those of its blocks that are not in one yet.
+fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result<TopicLog, Error> {
+    let prefix = id.to_be_bytes();
+    let head = match database.get("default", &keys::head(id))? {
+        Some(bytes) => keys::u64_of(&bytes).ok_or_else(|| damaged("where a topic begins"))?,
+        None => 0,
+    };
+    let mut segments = Segments::default();
+    let mut last = Timestamp(0);
+    database.scan("segments", &prefix, &prefix, |key, value| {
+        let segment = keys::u64_of(&key[4..]).and_then(|first| Segment::decode(first, value));
+        let segment = segment.ok_or_else(|| damaged("a segment"))?;
+        last = segment.last_time;
+        segments.restore(segment);
+        Ok(true)
+    })?;
+    let mut next = segments.restored_end();
+    database.scan("log", &keys::log(id, next.unwrap_or(0)), &prefix, |_, value| {
+        let block = Block::decode(Bytes::copy_from_slice(value))?;
+        if next.is_some_and(|next| block.range().start != next) {
+            return Err(Error::internal(format!(
+                "topic {} has a hole in its log: offset {} follows on {}",
+                topic.name,
+                block.range().start,
+                next.unwrap_or(0)
+            ))
+            .hint("restore the folder from a backup; nothing was changed"));
+        }
+        next = Some(block.range().end);
+        last = block.time();
+        segments.push(&BlockFacts::from(&*block));
+        Ok(true)
+    })?;
+    // All may have been trimmed: the numbers go on where they were.
+    let next = next.unwrap_or(0).max(head);
+    Ok(TopicLog::new(id, topic, revision, head, segments, next, last))
+}
+
+fn read_group(
+    database: &Database,
+    definition: &Subscription,
+    subscription: u32,
+    log: &TopicLog,
+    token: u64,
+) -> Result<Group, Error> {
+    let place = match database.get("groups", &keys::place(subscription, log.id))? {
+        Some(bytes) => Place::decode(&bytes)?,
+        None => Place { next: log.head(), open: Vec::new() },
+    };
+    let (mut waiting, mut dead) = (Vec::new(), Vec::new());
+    let prefix = keys::group(subscription, log.id);
+    database.scan("groups", &prefix, &prefix, |key, value| {
+        let offset = key.get(9..).and_then(keys::u64_of);
+        match (key[8], offset) {
+            (keys::WAITING, Some(offset)) => waiting.push((offset, Waiting::decode(value)?)),
+            (keys::DEAD, Some(offset)) => dead.push(offset),
+            _ => {}
+        }
+        Ok(true)
+    })?;
+    Ok(Group::new(Rules::from(definition), place, waiting, dead, token))
+}

@@ -1,0 +1,118 @@
+//! The store as readers and watchers see it: only what is durable.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use bytes::Bytes;
+use crossdock_topics::{Change, Entry, Error, ErrorCode, Revision, Watch};
+use parking_lot::Mutex;
+use tokio::sync::mpsc;
+
+/// So many changes are remembered for those who watch from an earlier revision.
+const HISTORY: usize = 4096;
+/// A watcher that is so many changes behind is let go, and must list again.
+const WATCH_CAPACITY: usize = 4096;
+
+#[derive(Default)]
+pub(super) struct StoreView(Mutex<View>);
+
+#[derive(Default)]
+struct View {
+    entries: BTreeMap<String, Entry>,
+    revision: Revision,
+    /// Every change after this revision is in `history`.
+    known_after: Revision,
+    history: VecDeque<Change>,
+    watchers: Vec<(String, mpsc::Sender<Change>)>,
+}
+
+impl StoreView {
+    /// What was in the database when it was opened.
+    pub(super) fn restore(&self, entries: impl IntoIterator<Item = Entry>, revision: Revision) {
+        let mut view = self.0.lock();
+        view.entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
+        view.revision = revision;
+        view.known_after = revision;
+    }
+
+    /// Takes in changes that have become durable.
+    pub(super) fn apply(&self, changes: Vec<Change>) {
+        let mut view = self.0.lock();
+        for change in changes {
+            view.revision = change.revision();
+            match &change {
+                Change::Put(entry) => drop(view.entries.insert(entry.key.clone(), entry.clone())),
+                Change::Deleted { key, .. } => drop(view.entries.remove(key)),
+            }
+            view.watchers.retain(|(prefix, watcher)| {
+                if change.key().starts_with(prefix.as_str()) {
+                    watcher.try_send(change.clone()).is_ok()
+                } else {
+                    !watcher.is_closed()
+                }
+            });
+            if view.history.len() == HISTORY
+                && let Some(oldest) = view.history.pop_front()
+            {
+                view.known_after = oldest.revision();
+            }
+            view.history.push_back(change);
+        }
+    }
+
+    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+        self.0.lock().entries.get(key).cloned()
+    }
+
+    pub(super) fn list(&self, prefix: &str) -> (Vec<Entry>, Revision) {
+        let view = self.0.lock();
+        let entries = view.entries.range(prefix.to_owned()..);
+        let matching = entries.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone());
+        (matching.collect(), view.revision)
+    }
+
+    pub(super) fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
+        let mut view = self.0.lock();
+        if after < view.known_after {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                format!(
+                    "changes after revision {after} are no longer known, only after {}",
+                    view.known_after
+                ),
+            )
+            .hint("list the keys, and watch from the revision that comes with the list"));
+        }
+        let (sender, receiver) = mpsc::channel(HISTORY + WATCH_CAPACITY);
+        for change in view.history.iter().filter(|c| c.revision() > after && c.key().starts_with(prefix)) {
+            let _ = sender.try_send(change.clone()); // there is room for the whole history
+        }
+        view.watchers.push((prefix.to_owned(), sender));
+        Ok(Watch(receiver))
+    }
+
+    /// Ends all watches.
+    pub(super) fn close(&self) {
+        self.0.lock().watchers.clear();
+    }
+}
+
+/// Checks a key and a value against the limits of [`crossdock_topics::Store`].
+pub(super) fn check(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
+    if key.is_empty() || key.len() > 512 || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
+        return Err(Error::invalid(format!(
+            "{key:?} is not a key: 1 to 512 bytes of printable ASCII without blanks"
+        )));
+    }
+    if key.starts_with("topics/") || key.starts_with("subscriptions/") {
+        return Err(Error::invalid(format!("{key} is the broker's own"))
+            .hint("change topics and subscriptions through the broker, not through the store"));
+    }
+    let size = value.map_or(0, Bytes::len);
+    if size > 16 * 1024 * 1024 {
+        return Err(Error::new(
+            ErrorCode::TooLarge,
+            format!("the value of {key} has {size} bytes, the limit is 16 MiB"),
+        ));
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! The second thread: makes written passes durable, then visible, then answers.
+//!
+//! While one sync is under way the writer goes on; all that it has written by the time the sync is done is
+//! covered by the next one. So the number of messages in a sync follows the load by itself.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_topics::Durability;
+
+use super::Shared;
+use super::log::TopicLog;
+use super::writer::Effect;
+
+/// Runs until the queue of passes is closed and empty.
+pub(super) fn run(shared: &Shared) {
+    let mut recent = Recent { order: VecDeque::new(), bytes: 0, limit: shared.options.recent_bytes };
+    let mut passes = Vec::new();
+    while shared.passes.take(&mut passes, Duration::from_secs(3600)) {
+        let level = passes.iter().map(|pass| pass.level).max().unwrap_or(Durability::Memory);
+        if level > Durability::Memory
+            && shared.failure().is_none()
+            && let Err(error) = shared.database.sync(level >= Durability::Fsync)
+        {
+            shared.fail(&error);
+        }
+        // After a failure nothing more becomes visible: what is not durable is not there.
+        let failure = shared.failure();
+        for pass in passes.drain(..) {
+            if failure.is_none() {
+                reveal(shared, &mut recent, pass.blocks, pass.effects);
+                if !pass.changes.is_empty() {
+                    shared.store.apply(pass.changes);
+                }
+            }
+            for answer in pass.answers {
+                answer.tell(failure.as_ref());
+            }
+            shared.budget.give(pass.bytes);
+        }
+    }
+}
+
+fn reveal(
+    shared: &Shared,
+    recent: &mut Recent,
+    blocks: Vec<(Arc<TopicLog>, Vec<Arc<super::block::Block>>)>,
+    effects: Vec<Effect>,
+) {
+    for effect in effects {
+        match effect {
+            Effect::TopicMade(log) => drop(shared.topics.write().insert(log.name.clone(), log)),
+            Effect::TopicGone(log) => {
+                // A topic of the same name may have been made since.
+                let mut topics = shared.topics.write();
+                if topics.get(&log.name).is_some_and(|known| Arc::ptr_eq(known, &log)) {
+                    topics.remove(&log.name);
+                }
+                drop(topics);
+                for subscription in log.subscribers() {
+                    subscription.retain_logs(&log);
+                    log.detach(&subscription);
+                }
+            }
+            Effect::SubscriptionMade(state) => {
+                drop(shared.subscriptions.write().insert(state.name.clone(), state))
+            }
+            Effect::SubscriptionGone(state) => {
+                let mut subscriptions = shared.subscriptions.write();
+                if subscriptions.get(&state.name).is_some_and(|known| Arc::ptr_eq(known, &state)) {
+                    subscriptions.remove(&state.name);
+                }
+                drop(subscriptions);
+                for log in state.retain(|_| false) {
+                    log.detach(&state);
+                }
+            }
+        }
+    }
+    for (log, blocks) in blocks {
+        log.advance(&blocks);
+        for block in &blocks {
+            recent.add(&log, block.size());
+        }
+    }
+}
+
+/// The blocks that are in memory, of all topics together, oldest first.
+struct Recent {
+    order: VecDeque<Arc<TopicLog>>,
+    bytes: usize,
+    limit: usize,
+}
+
+impl Recent {
+    fn add(&mut self, log: &Arc<TopicLog>, bytes: usize) {
+        self.order.push_back(log.clone());
+        self.bytes += bytes;
+        while self.bytes > self.limit
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.bytes = self.bytes.saturating_sub(oldest.evict());
+        }
+    }
+}

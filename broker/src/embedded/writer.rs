@@ -1,0 +1,523 @@
+//! The one thread that writes.
+//!
+//! It takes all commands that wait, turns them into one RocksDB batch (a *pass*), writes that unsynced, hands
+//! the pass to the syncer, and is already on the next one. What is decided here is decided on what was written,
+//! not on what is durable: the syncer makes passes durable and visible in the same order, and if it cannot,
+//! nothing of this or later passes is ever acknowledged or seen.
+
+mod definitions;
+mod leases;
+mod upkeep;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use crossdock_topics::{
+    Batch, Change, Durability, Entry, Error, ErrorCode, Expect, LeaseId, ReceiptSender, Receipts, Result,
+    Revision, Settled, Settlement, Subscription, SubscriptionName, Timestamp, Topic, TopicName,
+};
+use rocksdb::WriteBatch;
+use tokio::sync::oneshot;
+
+use super::Shared;
+use super::block::Block;
+use super::keys;
+use super::log::TopicLog;
+use super::subscription::SubscriptionState;
+
+/// How long the writer sleeps at most before it looks at leases and retention.
+const TICK: Duration = Duration::from_millis(250);
+/// A pass is closed beyond this many bytes, so that the sync of one does not wait for ever more of the next.
+const PASS_BYTES: usize = 8 * 1024 * 1024;
+
+/// What the writer is asked to do.
+pub(super) enum Command {
+    Publish {
+        log: Arc<TopicLog>,
+        batch: Batch,
+        durability: Durability,
+        answer: ReceiptSender,
+    },
+    Settle {
+        subscription: Arc<SubscriptionState>,
+        settlement: Settlement,
+        outputs: Vec<(Arc<TopicLog>, Batch)>,
+        bytes: usize,
+        answer: oneshot::Sender<Result<Settled>>,
+    },
+    /// Persist what changed in a subscription by itself.
+    Persist(Arc<SubscriptionState>),
+    Revive {
+        subscription: Arc<SubscriptionState>,
+        which: Option<Vec<(TopicName, u64)>>,
+        redrive: bool,
+        answer: oneshot::Sender<Result<usize>>,
+    },
+    PutTopic {
+        topic: Topic,
+        expect: Expect,
+        answer: oneshot::Sender<Result<Revision>>,
+    },
+    DeleteTopic {
+        name: TopicName,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    PutSubscription {
+        subscription: Subscription,
+        expect: Expect,
+        answer: oneshot::Sender<Result<Revision>>,
+    },
+    DeleteSubscription {
+        name: SubscriptionName,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Put {
+        key: String,
+        value: Bytes,
+        expect: Expect,
+        lease: Option<LeaseId>,
+        answer: oneshot::Sender<Result<Revision>>,
+    },
+    Delete {
+        key: String,
+        expect: Expect,
+        answer: oneshot::Sender<Result<Revision>>,
+    },
+    Grant {
+        ttl: Duration,
+        answer: oneshot::Sender<Result<LeaseId>>,
+    },
+    KeepAlive {
+        lease: LeaseId,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Revoke {
+        lease: LeaseId,
+        answer: oneshot::Sender<Result<()>>,
+    },
+}
+
+/// One who waits, and what it will be told.
+pub(super) enum Answer {
+    Publish(ReceiptSender, Result<Receipts>),
+    Settled(oneshot::Sender<Result<Settled>>, Result<Settled>),
+    Count(oneshot::Sender<Result<usize>>, Result<usize>),
+    Revision(oneshot::Sender<Result<Revision>>, Result<Revision>),
+    Lease(oneshot::Sender<Result<LeaseId>>, Result<LeaseId>),
+    Done(oneshot::Sender<Result<()>>, Result<()>),
+}
+
+impl Answer {
+    /// Tells it. `failure` replaces a success that did not become durable.
+    pub(super) fn tell(self, failure: Option<&Error>) {
+        fn pick<T>(result: Result<T>, failure: Option<&Error>) -> Result<T> {
+            match failure {
+                Some(failure) => result.and(Err(failure.clone())),
+                None => result,
+            }
+        }
+        match self {
+            Self::Publish(to, result) => to.send(pick(result, failure)),
+            Self::Settled(to, result) => drop(to.send(pick(result, failure))),
+            Self::Count(to, result) => drop(to.send(pick(result, failure))),
+            Self::Revision(to, result) => drop(to.send(pick(result, failure))),
+            Self::Lease(to, result) => drop(to.send(pick(result, failure))),
+            Self::Done(to, result) => drop(to.send(pick(result, failure))),
+        }
+    }
+}
+
+/// What becomes true when a pass is durable, beside what its blocks hold.
+pub(super) enum Effect {
+    TopicMade(Arc<TopicLog>),
+    TopicGone(Arc<TopicLog>),
+    SubscriptionMade(Arc<SubscriptionState>),
+    SubscriptionGone(Arc<SubscriptionState>),
+}
+
+/// One write, on its way to be made durable.
+pub(super) struct Pass {
+    /// How safe it must be before anybody is told.
+    pub(super) level: Durability,
+    pub(super) blocks: Vec<(Arc<TopicLog>, Vec<Arc<Block>>)>,
+    pub(super) effects: Vec<Effect>,
+    pub(super) changes: Vec<Change>,
+    pub(super) answers: Vec<Answer>,
+    /// Bytes to give back to the budget.
+    pub(super) bytes: usize,
+}
+
+/// What a key was last written with.
+struct KeyState {
+    revision: Revision,
+    lease: Option<LeaseId>,
+}
+
+/// The last numbers used.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Numbers {
+    pub(super) topic: u32,
+    pub(super) subscription: u32,
+    pub(super) lease: u64,
+    pub(super) revision: Revision,
+}
+
+impl Numbers {
+    pub(super) fn encode(self) -> Vec<u8> {
+        [u64::from(self.topic), u64::from(self.subscription), self.lease, self.revision]
+            .iter()
+            .flat_map(|number| number.to_be_bytes())
+            .collect()
+    }
+
+    pub(super) fn decode(bytes: &[u8]) -> Option<Self> {
+        let number = |index: usize| keys::u64_of(bytes.get(index * 8..)?);
+        Some(Self {
+            topic: u32::try_from(number(0)?).ok()?,
+            subscription: u32::try_from(number(1)?).ok()?,
+            lease: number(2)?,
+            revision: number(3)?,
+        })
+    }
+}
+
+/// What was read back when the database was opened, for the writer to go on from.
+pub(super) struct Recovered {
+    pub(super) numbers: Numbers,
+    pub(super) entries: Vec<(Entry, Option<LeaseId>)>,
+    pub(super) leases: Vec<(LeaseId, Duration)>,
+}
+
+pub(super) struct Writer {
+    shared: Arc<Shared>,
+    topics: BTreeMap<TopicName, Arc<TopicLog>>,
+    subscriptions: BTreeMap<SubscriptionName, Arc<SubscriptionState>>,
+    keys: HashMap<String, KeyState>,
+    leases: leases::Leases,
+    numbers: Numbers,
+    next_upkeep: Timestamp,
+    /// Whether something was written that nobody has asked to be safe yet.
+    unsafe_writes: bool,
+    now: Timestamp,
+    // The pass under construction.
+    batch: WriteBatch,
+    touched: Vec<Arc<TopicLog>>,
+    persist: Vec<Arc<SubscriptionState>>,
+    pass: Pass,
+    numbers_changed: bool,
+}
+
+impl Pass {
+    fn empty() -> Self {
+        Self {
+            level: Durability::Memory,
+            blocks: Vec::new(),
+            effects: Vec::new(),
+            changes: Vec::new(),
+            answers: Vec::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Writer {
+    pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
+        let now = shared.clock.now();
+        let topics = shared.topics.read().iter().map(|(name, log)| (name.clone(), log.clone())).collect();
+        let subscriptions =
+            shared.subscriptions.read().iter().map(|(name, s)| (name.clone(), s.clone())).collect();
+        let mut leases = leases::Leases::restore(recovered.leases, now);
+        let mut keys = HashMap::new();
+        for (entry, lease) in recovered.entries {
+            if let Some(lease) = lease {
+                leases.hold(lease, &entry.key);
+            }
+            keys.insert(entry.key, KeyState { revision: entry.revision, lease });
+        }
+        Self {
+            shared,
+            topics,
+            subscriptions,
+            keys,
+            leases,
+            numbers: recovered.numbers,
+            next_upkeep: now,
+            unsafe_writes: false,
+            now,
+            batch: WriteBatch::default(),
+            touched: Vec::new(),
+            persist: Vec::new(),
+            pass: Pass::empty(),
+            numbers_changed: false,
+        }
+    }
+
+    /// Works until the queue of commands is closed and empty; then closes the syncer's.
+    pub(super) fn run(mut self) {
+        let mut commands = Vec::new();
+        while self.shared.commands.take(&mut commands, TICK) {
+            self.now = self.shared.clock.now();
+            for command in commands.drain(..) {
+                self.carry_out(command);
+                if self.pass.bytes > PASS_BYTES {
+                    self.commit();
+                }
+            }
+            if self.now >= self.next_upkeep {
+                self.next_upkeep = self.now.after(TICK);
+                self.upkeep();
+            }
+            self.commit();
+        }
+        self.shared.passes.close();
+    }
+
+    fn carry_out(&mut self, command: Command) {
+        if let Some(failure) = self.shared.failure() {
+            return self.refuse(command, &failure);
+        }
+        match command {
+            Command::Publish { log, batch, durability, answer } => {
+                self.pass.bytes += batch.as_bytes().len();
+                let result = self.append(&log, &batch, durability);
+                self.pass.answers.push(Answer::Publish(answer, result));
+            }
+            Command::Settle { subscription, settlement, outputs, bytes, answer } => {
+                self.pass.bytes += bytes;
+                let result = self.settle(&subscription, &settlement, &outputs);
+                self.pass.answers.push(Answer::Settled(answer, result));
+            }
+            Command::Persist(subscription) => self.mark(&subscription),
+            Command::Revive { subscription, which, redrive, answer } => {
+                let count = subscription.revive(which.as_deref(), redrive, self.now);
+                self.mark(&subscription);
+                self.require(Durability::Fsync);
+                self.pass.answers.push(Answer::Count(answer, Ok(count)));
+            }
+            Command::PutTopic { topic, expect, answer } => {
+                let result = self.put_topic(topic, expect);
+                self.pass.answers.push(Answer::Revision(answer, result));
+            }
+            Command::DeleteTopic { name, answer } => {
+                let result = self.delete_topic(&name);
+                self.pass.answers.push(Answer::Done(answer, result));
+            }
+            Command::PutSubscription { subscription, expect, answer } => {
+                let result = self.put_subscription(subscription, expect);
+                self.pass.answers.push(Answer::Revision(answer, result));
+            }
+            Command::DeleteSubscription { name, answer } => {
+                let result = self.delete_subscription(&name);
+                self.pass.answers.push(Answer::Done(answer, result));
+            }
+            Command::Put { key, value, expect, lease, answer } => {
+                let result = self.put_leased(key, value, expect, lease);
+                self.pass.answers.push(Answer::Revision(answer, result));
+            }
+            Command::Delete { key, expect, answer } => {
+                let result = self.check(&key, expect).map(|()| self.delete_key(&key));
+                self.pass.answers.push(Answer::Revision(answer, result));
+            }
+            Command::Grant { ttl, answer } => {
+                let lease = self.grant(ttl);
+                self.pass.answers.push(Answer::Lease(answer, Ok(lease)));
+            }
+            Command::KeepAlive { lease, answer } => {
+                let result = self.leases.keep_alive(lease, self.now);
+                self.pass.answers.push(Answer::Done(answer, result));
+            }
+            Command::Revoke { lease, answer } => {
+                self.revoke(lease);
+                self.pass.answers.push(Answer::Done(answer, Ok(())));
+            }
+        }
+    }
+
+    /// Nothing is written after a failure; whoever asks is told the first reason, in the order of asking.
+    fn refuse(&mut self, command: Command, failure: &Error) {
+        let failure = || failure.clone();
+        let answer = match command {
+            Command::Publish { batch, answer, .. } => {
+                self.pass.bytes += batch.as_bytes().len();
+                Answer::Publish(answer, Err(failure()))
+            }
+            Command::Settle { bytes, answer, .. } => {
+                self.pass.bytes += bytes;
+                Answer::Settled(answer, Err(failure()))
+            }
+            Command::Persist(_) => return,
+            Command::Revive { answer, .. } => Answer::Count(answer, Err(failure())),
+            Command::PutTopic { answer, .. }
+            | Command::PutSubscription { answer, .. }
+            | Command::Put { answer, .. }
+            | Command::Delete { answer, .. } => Answer::Revision(answer, Err(failure())),
+            Command::Grant { answer, .. } => Answer::Lease(answer, Err(failure())),
+            Command::DeleteTopic { answer, .. }
+            | Command::DeleteSubscription { answer, .. }
+            | Command::KeepAlive { answer, .. }
+            | Command::Revoke { answer, .. } => Answer::Done(answer, Err(failure())),
+        };
+        self.pass.answers.push(answer);
+    }
+
+    fn require(&mut self, level: Durability) {
+        self.pass.level = self.pass.level.max(level);
+    }
+
+    fn mark(&mut self, subscription: &Arc<SubscriptionState>) {
+        if !self.persist.iter().any(|known| Arc::ptr_eq(known, subscription)) {
+            self.persist.push(subscription.clone());
+        }
+    }
+
+    fn append(&mut self, log: &Arc<TopicLog>, batch: &Batch, durability: Durability) -> Result<Receipts> {
+        if log.is_deleted() {
+            return Err(Error::not_found("topic", &log.name));
+        }
+        let receipts = log.writing.lock().append(log, batch, durability, self.now, &self.shared.database)?;
+        if !self.touched.iter().any(|known| Arc::ptr_eq(known, log)) {
+            self.touched.push(log.clone());
+        }
+        self.require(durability);
+        Ok(receipts)
+    }
+
+    fn settle(
+        &mut self,
+        subscription: &Arc<SubscriptionState>,
+        settlement: &Settlement,
+        outputs: &[(Arc<TopicLog>, Batch)],
+    ) -> Result<Settled> {
+        if subscription.is_deleted() {
+            return Err(Error::not_found("subscription", &subscription.name));
+        }
+        if let Some((log, _)) = outputs.iter().find(|(log, _)| log.is_deleted()) {
+            return Err(Error::not_found("topic", &log.name));
+        }
+        let Some(settled) = subscription.settle(settlement, !outputs.is_empty(), self.now) else {
+            return Err(Error::new(
+                ErrorCode::Conflict,
+                "nothing was settled or published: a delivery is stale (its lease ran out, or it was settled before)",
+            )
+            .hint("the message is delivered again; allow longer leases, or extend them"));
+        };
+        for (log, batch) in outputs {
+            let durability = log.definition().0.durability;
+            self.append(log, batch, durability)?;
+        }
+        if settled.settled > 0 {
+            self.mark(subscription);
+            self.require(Durability::Fsync);
+        }
+        Ok(settled)
+    }
+
+    /// Whether an expectation about a key holds.
+    fn check(&self, key: &str, expect: Expect) -> Result<()> {
+        let found = self.keys.get(key).map(|state| state.revision);
+        let wanted = match expect {
+            Expect::Any => return Ok(()),
+            Expect::Absent => None,
+            Expect::At(revision) => Some(revision),
+        };
+        if found == wanted {
+            return Ok(());
+        }
+        let is = found
+            .map_or_else(|| "does not exist".to_owned(), |revision| format!("is at revision {revision}"));
+        let should =
+            wanted.map_or_else(|| "should not exist".to_owned(), |r| format!("should be at revision {r}"));
+        Err(Error::new(ErrorCode::Conflict, format!("{key} {is}, and {should}"))
+            .hint("read it again, and decide again"))
+    }
+
+    fn put_leased(
+        &mut self,
+        key: String,
+        value: Bytes,
+        expect: Expect,
+        lease: Option<LeaseId>,
+    ) -> Result<Revision> {
+        self.check(&key, expect)?;
+        if let Some(lease) = lease
+            && !self.leases.hold(lease, &key)
+        {
+            return Err(Error::not_found("lease", lease.0).hint("it has run out; get a new one"));
+        }
+        Ok(self.put_key(key, value, lease))
+    }
+
+    fn next_revision(&mut self) -> Revision {
+        self.numbers.revision += 1;
+        self.numbers_changed = true;
+        self.require(Durability::Fsync);
+        self.numbers.revision
+    }
+
+    fn put_key(&mut self, key: String, value: Bytes, lease: Option<LeaseId>) -> Revision {
+        let revision = self.next_revision();
+        let mut stored = Vec::with_capacity(16 + value.len());
+        stored.extend_from_slice(&revision.to_be_bytes());
+        stored.extend_from_slice(&lease.map_or(0, |lease| lease.0).to_be_bytes());
+        stored.extend_from_slice(&value);
+        self.batch.put_cf(self.shared.database.family("store"), &key, stored);
+        let before = self.keys.insert(key.clone(), KeyState { revision, lease });
+        if let Some(old) = before.and_then(|state| state.lease).filter(|old| Some(*old) != lease) {
+            self.leases.let_go(old, &key);
+        }
+        self.pass.changes.push(Change::Put(Entry { key, value, revision }));
+        revision
+    }
+
+    fn delete_key(&mut self, key: &str) -> Revision {
+        let Some(state) = self.keys.remove(key) else { return self.numbers.revision };
+        if let Some(lease) = state.lease {
+            self.leases.let_go(lease, key);
+        }
+        let revision = self.next_revision();
+        self.batch.delete_cf(self.shared.database.family("store"), key);
+        self.pass.changes.push(Change::Deleted { key: key.to_owned(), revision });
+        revision
+    }
+
+    /// Writes the pass under construction and hands it to the syncer.
+    fn commit(&mut self) {
+        for log in self.touched.drain(..) {
+            let mut writing = log.writing.lock();
+            let (blocks, segments) = writing.finish();
+            log.set_bytes(writing.segments.bytes());
+            drop(writing);
+            let family = self.shared.database.family("log");
+            for (value, block) in &blocks {
+                self.batch.put_cf(family, keys::log(log.id, block.range().start), value);
+            }
+            for segment in segments {
+                let family = self.shared.database.family("segments");
+                self.batch.put_cf(family, keys::log(log.id, segment.first), segment.encode());
+            }
+            self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
+        }
+        let mut result = Ok(());
+        for subscription in self.persist.drain(..) {
+            result = result.and(subscription.persist(&mut self.batch, &self.shared.database));
+        }
+        if std::mem::take(&mut self.numbers_changed) {
+            self.batch.put(keys::NEXT_KEY, self.numbers.encode());
+        }
+        if !self.batch.is_empty() {
+            let batch = std::mem::take(&mut self.batch);
+            result = result.and_then(|()| self.shared.database.write(batch));
+        } else if self.pass.answers.is_empty() && self.pass.level == Durability::Memory {
+            return;
+        }
+        let mut pass = std::mem::replace(&mut self.pass, Pass::empty());
+        self.unsafe_writes = pass.level == Durability::Memory;
+        if let Err(error) = result {
+            self.shared.fail(&error);
+            pass.level = Durability::Memory;
+        }
+        self.shared.passes.push_waiting(pass);
+    }
+}

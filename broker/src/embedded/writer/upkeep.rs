@@ -1,0 +1,88 @@
+//! What is done from time to time: leases that ran out, and retention.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_topics::{Durability, Result};
+
+use super::Writer;
+use crate::embedded::keys;
+use crate::embedded::log::TopicLog;
+
+impl Writer {
+    pub(super) fn upkeep(&mut self) {
+        if self.shared.failure().is_some() {
+            return;
+        }
+        self.expire_leases();
+        // What was written with durability `memory` reaches the operating system within a tick or two.
+        if std::mem::take(&mut self.unsafe_writes) {
+            self.require(Durability::Os);
+        }
+        for log in self.topics.values().cloned().collect::<Vec<_>>() {
+            if log.writing.lock().upkeep_at <= self.now
+                && let Err(error) = self.trim(&log)
+            {
+                tracing::error!(topic = %log.name, %error, "retention failed; trying again later");
+            }
+        }
+    }
+
+    fn trim(&mut self, log: &Arc<TopicLog>) -> Result<()> {
+        let (topic, _) = log.definition();
+        let retention = &topic.retention;
+        let database = &self.shared.database;
+        let mut writing = log.writing.lock();
+        // By age, twenty looks in a lifetime are enough; by size or count, a look at each tick.
+        let age = retention.max_age.map_or(Duration::from_secs(60), |age| age / 20);
+        let limited = retention.max_bytes.is_some() || retention.max_messages.is_some();
+        let pause = if limited { Duration::ZERO } else { age.min(Duration::from_secs(60)) };
+        writing.upkeep_at = self.now.after(pause);
+
+        let visible = log.tail();
+        let next = writing.next;
+        let excess = writing
+            .segments
+            .excess(retention, self.now, next, |part| log.facts(database, part))?
+            .min(visible);
+        let mut target = excess;
+        let mut holder = None;
+        if !retention.drop_unread {
+            for subscription in log.subscribers() {
+                if let Some(needs) = subscription.needs(log).filter(|needs| *needs < target) {
+                    target = needs;
+                    holder = Some(subscription.name.clone());
+                }
+            }
+        }
+        *log.held_by.lock() = holder.map(|name| {
+            format!("subscription {name} has not settled offset {target}; retention would drop up to offset {excess}")
+        });
+        if target <= log.head() {
+            return Ok(());
+        }
+        let (gone, first) = writing.segments.trim(target, |part| log.facts(database, part))?;
+        log.set_bytes(writing.segments.bytes());
+        // From where the last trim ended, so that the ranges do not pile up on each other.
+        let from = std::mem::replace(&mut writing.trimmed_to, first);
+        drop(writing);
+        self.batch.put(keys::head(log.id), target.to_be_bytes());
+        if from < first {
+            self.batch.delete_range_cf(
+                database.family("log"),
+                keys::log(log.id, from),
+                keys::log(log.id, first),
+            );
+        }
+        for segment in gone {
+            self.batch.delete_cf(database.family("segments"), keys::log(log.id, segment.first));
+        }
+        self.require(Durability::Os);
+        log.set_head(target);
+        for subscription in log.subscribers() {
+            subscription.trimmed(log, target, self.now);
+            self.mark(&subscription);
+        }
+        Ok(())
+    }
+}
