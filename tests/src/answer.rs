@@ -32,6 +32,17 @@ impl Answer {
         self
     }
 
+    /// The answer, when it is a good one of any kind.
+    ///
+    /// # Panics
+    /// When it is not.
+    #[must_use]
+    #[track_caller]
+    pub fn expect_success(self) -> Self {
+        assert!((200..300).contains(&self.status), "{}: {}: {}", self.asked, self.status, self.text());
+        self
+    }
+
     /// The body as text.
     #[must_use]
     pub fn text(&self) -> String {

@@ -18,9 +18,17 @@ pub struct Builder {
     binary: PathBuf,
     env: Vec<(String, String)>,
     disk: Option<SmallDisk>,
+    folder: PathBuf,
 }
 
 impl Builder {
+    /// Makes the sandbox's folder in this one, instead of the system's for temporary files.
+    #[must_use]
+    pub fn under(mut self, folder: &Path) -> Self {
+        self.folder = folder.to_owned();
+        self
+    }
+
     /// Sets a variable of the server's (and the command line's) environment.
     #[must_use]
     pub fn env(mut self, name: &str, value: &str) -> Self {
@@ -51,7 +59,8 @@ impl Builder {
     /// When no folder can be made for it.
     #[must_use]
     pub fn prepare(self) -> Sandbox {
-        let home = tempfile::Builder::new().prefix("crossdock-").tempdir().expect("a folder");
+        let folder = self.folder.canonicalize().expect("a folder that exists");
+        let home = tempfile::Builder::new().prefix("crossdock-").tempdir_in(folder).expect("a folder");
         Sandbox { home, binary: self.binary, env: self.env, disk: self.disk, server: None }
     }
 }
@@ -100,7 +109,7 @@ impl Sandbox {
     /// A sandbox of this binary.
     #[must_use]
     pub fn builder(binary: impl Into<PathBuf>) -> Builder {
-        Builder { binary: binary.into(), env: Vec::new(), disk: None }
+        Builder { binary: binary.into(), env: Vec::new(), disk: None, folder: std::env::temp_dir() }
     }
 
     /// Starts the server, again or for the first time, on the same folder.
