@@ -80,8 +80,9 @@ impl Topic {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Retention {
-    /// Older messages may go.
-    #[serde(with = "human::option", skip_serializing_if = "Option::is_none")]
+    /// Older messages may go. Unlike the others it is written down even when there is none (as `null`), for a
+    /// retention that does not mention it has the default.
+    #[serde(with = "human::option")]
     pub max_age: Option<Duration>,
     /// Beyond this many bytes of messages (as packed, before compression) the oldest may go.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -124,4 +125,21 @@ pub struct TopicInfo {
     /// Why retention keeps more than its limits say: which subscription still needs which offset.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_definition_survives_its_json() {
+        let mut topic = Topic::new("orders".parse().unwrap());
+        for max_age in [None, Some(Duration::from_secs(60))] {
+            topic.retention.max_age = max_age;
+            let json = serde_json::to_string(&topic).unwrap();
+            assert_eq!(serde_json::from_str::<Topic>(&json).unwrap(), topic, "{json}");
+        }
+        let default: Topic = serde_json::from_str(r#"{"name": "orders"}"#).unwrap();
+        assert_eq!(default, Topic::new("orders".parse().unwrap()));
+    }
 }
