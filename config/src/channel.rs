@@ -39,10 +39,18 @@ pub struct RestChannel {
     #[serde(default = "RestChannel::default_authenticate")]
     pub authenticate: bool,
     /// The header whose value becomes the message's id, so that a repeated request is stored once.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::export::literally_if"
+    )]
     pub message_id_header: Option<String>,
     /// The header whose value becomes the message's key.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::export::literally_if"
+    )]
     pub key_header: Option<String>,
     /// The signature each request must carry.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -102,9 +110,10 @@ impl RestChannel {
 #[serde(deny_unknown_fields)]
 pub struct Hmac {
     /// The header that carries the signature.
+    #[serde(serialize_with = "crate::export::literally")]
     pub header: String,
     /// What stands before the hexadecimal digits.
-    #[serde(default)]
+    #[serde(default, serialize_with = "crate::export::literally")]
     pub prefix: String,
     /// The secret both sides know.
     pub secret: SecretRef,

@@ -40,10 +40,18 @@ pub struct ServiceSpec {
     /// Its name.
     pub name: ServiceName,
     /// The file with its code, relative to the document. Read by the CLI, which sends what it holds as `code`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::export::literally_if"
+    )]
     pub source: Option<String>,
     /// Its code.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        serialize_with = "crate::export::literally_if"
+    )]
     pub code: Option<String>,
     /// See [`ServiceSettings::processes`].
     #[serde(default = "ServiceSpec::default_processes")]

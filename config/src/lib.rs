@@ -6,7 +6,9 @@
 
 pub mod channel;
 mod check;
+mod diff;
 pub mod document;
+mod export;
 pub mod fault;
 pub mod keys;
 pub mod manifest;
@@ -15,6 +17,7 @@ pub mod name;
 mod node;
 pub mod parse;
 pub mod path;
+pub mod plan;
 mod read;
 pub mod secret;
 pub mod service;
@@ -30,6 +33,7 @@ pub use member::{Member, ServiceState, ServiceStatus};
 pub use name::Name;
 pub use parse::{Parsed, parse};
 pub use path::PathTemplate;
+pub use plan::{Action, Kind, Step, plan};
 pub use secret::{EnvValue, SecretRef};
 pub use service::{ServiceRecord, ServiceSettings, ServiceVersion};
 pub use size::Size;

@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 /// the gateway's own [`PathTemplate::RESERVED`].
 #[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(transparent)]
-pub struct PathTemplate(String);
+pub struct PathTemplate(#[serde(serialize_with = "crate::export::literally")] String);
 
 impl PathTemplate {
     /// First segments that the gateway itself answers to.

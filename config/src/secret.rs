@@ -125,7 +125,7 @@ impl fmt::Display for SecretRef {
 
 impl Serialize for SecretRef {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
+        crate::export::literally(&self.to_string(), serializer)
     }
 }
 
@@ -184,8 +184,8 @@ impl fmt::Debug for EnvValue {
 impl Serialize for EnvValue {
     fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
-            Self::Literal(value) => serializer.serialize_str(value),
-            Self::Secret(reference) => serializer.collect_str(reference),
+            Self::Literal(value) => crate::export::literally(value, serializer),
+            Self::Secret(reference) => reference.serialize(serializer),
         }
     }
 }

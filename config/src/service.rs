@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossdock_topics::time::human;
 use crossdock_topics::{Error, ServiceName, Timestamp};
 use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
 
 use crate::{EnvValue, Manifest, Size};
 
@@ -41,7 +42,7 @@ impl ServiceRecord {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ServiceVersion {
-    /// The first 16 hexadecimal digits of the SHA-256 of its source.
+    /// The name of its source; see [`version`].
     pub version: String,
     /// When it was deployed.
     pub deployed_at: Timestamp,
@@ -49,6 +50,12 @@ pub struct ServiceVersion {
     pub by: String,
     /// What it consumes and answers to.
     pub manifest: Manifest,
+}
+
+/// The version of a service's source: the first 16 hexadecimal digits of its SHA-256.
+#[must_use]
+pub fn version(source: &str) -> String {
+    Sha256::digest(source).iter().take(8).map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// How a service is run on each server.
