@@ -1,1 +1,3 @@
-//! Channels and connections: translating between protocols and topics.
+//! Channels and connections: translating between protocols and topics, one folder a protocol.
+
+pub mod http;
