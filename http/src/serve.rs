@@ -79,7 +79,6 @@ async fn connection(stream: TcpStream, router: Router, limits: Limits, shutdown:
         .header_read_timeout(limits.head)
         .max_buf_size(MAX_BUFFER)
         .max_headers(MAX_HEADERS)
-        .pipeline_flush(true)
         .serve_connection(socket, TowerToHyperService::new(router));
     tokio::pin!(served);
     let ended = tokio::select! {
