@@ -1,2 +1,5 @@
 //! The one binary: parse, build, wait, drain.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    crossdock_cli::run(std::env::args_os())
+}

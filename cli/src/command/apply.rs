@@ -1,0 +1,101 @@
+//! Making the configuration what files say.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use crossdock_control::api::{Applied, Step, StepAction};
+use crossdock_topics::Error;
+use reqwest::{Method, header};
+
+use super::Caller;
+use crate::client::Client;
+use crate::document::{File, variables};
+use crate::failure::Result;
+use crate::output::{Show, say, spinner};
+
+/// How long the deployments of one file may take.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(300);
+
+/// Make the configuration what files say; what they do not name stays as it is
+#[derive(Debug, Args)]
+#[command(after_help = "\
+${VAR} and ${VAR:-default} are replaced from this environment. A service's
+`source:` is read relative to its file. Every file is checked before the first
+is applied.
+
+Examples:
+  crossdock apply cluster.yaml --dry-run
+  crossdock apply topics.yaml services.yaml
+  crossdock export | crossdock apply -")]
+pub(super) struct Arguments {
+    /// YAML files, applied in this order; `-` is standard input
+    #[arg(required = true, value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// Only say what would be done
+    #[arg(long)]
+    dry_run: bool,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, caller: &Caller) -> Result<()> {
+        let variables = variables();
+        let mut documents = Vec::with_capacity(self.files.len());
+        for path in &self.files {
+            documents.push(File::read(path)?.document(&variables)?);
+        }
+        let client = caller.connect()?;
+        let mut steps = Vec::new();
+        for document in documents {
+            // JSON is YAML too, and says each text exactly.
+            let body = serde_json::to_vec(&document)
+                .map_err(|cause| Error::internal(format!("cannot write the document: {cause}")))?;
+            let mut request = client
+                .api(Method::POST, &["apply"])
+                .header(header::CONTENT_TYPE, "application/yaml")
+                .body(body);
+            if self.dry_run {
+                request = request.query(&[("dry_run", "true")]);
+            }
+            let waiting = spinner("applying");
+            let applied = client.json::<Applied>(Client::patient(request, PATIENCE)).await;
+            waiting.finish_and_clear();
+            match applied {
+                Ok(applied) => steps.extend(applied.steps),
+                Err(error) => {
+                    if !steps.is_empty() {
+                        say("the files before this one were applied");
+                    }
+                    return Err(error.into());
+                }
+            }
+        }
+        caller.output.list(&steps)?;
+        say(&summary(&steps, self.dry_run));
+        Ok(())
+    }
+}
+
+fn summary(steps: &[Step], dry_run: bool) -> String {
+    let count = |action| steps.iter().filter(|step| step.action == action).count();
+    let (created, updated) = (count(StepAction::Create), count(StepAction::Update));
+    let unchanged = count(StepAction::Unchanged);
+    let verb = if dry_run { "would be " } else { "" };
+    format!("{created} {verb}created, {updated} {verb}updated, {unchanged} unchanged")
+}
+
+impl Show for Step {
+    const COLUMNS: &'static [&'static str] = &["action", "kind", "name", "detail"];
+
+    fn row(&self) -> Vec<String> {
+        let action = match self.action {
+            StepAction::Create => "create",
+            StepAction::Update => "update",
+            StepAction::Unchanged => "unchanged",
+        };
+        vec![action.into(), self.kind.clone(), self.name.clone(), self.detail.clone().unwrap_or_default()]
+    }
+
+    fn name(&self) -> String {
+        format!("{}/{}", self.kind, self.name)
+    }
+}

@@ -1,0 +1,128 @@
+//! The commands, one a file: what it takes, what it does, and how its data looks as a table.
+
+mod apply;
+mod bench;
+mod completion;
+mod dlq;
+mod export;
+mod publish;
+mod quickstart;
+mod service;
+mod status;
+mod sub;
+mod tail;
+mod topic;
+
+use clap::{Parser, Subcommand};
+
+use crate::client::Client;
+use crate::failure::Result;
+use crate::output::{Format, Output};
+use crate::{context, env};
+
+/// An integration platform with a durable topic broker at its centre
+#[derive(Debug, Parser)]
+#[command(
+    name = "crossdock",
+    version,
+    arg_required_else_help = true,
+    max_term_width = 100,
+    after_help = "\
+Examples:
+  crossdock quickstart               a running platform in ./crossdock-data
+  crossdock topic create orders
+  crossdock pub orders '{\"id\": 1}'
+  crossdock tail orders --follow
+  crossdock service new route        a small Python service, and its test
+  crossdock service deploy route.py
+
+Data goes to standard output, everything else to standard error. Exit codes:
+0 done, 1 failed, 2 wrong usage or input, 3 not found, 4 denied, 5 unavailable
+or too late, 6 conflict, 7 the service's own code failed."
+)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+    /// The format of data
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORMAT",
+        help_heading = "Everywhere"
+    )]
+    output: Format,
+    /// The saved context to use instead of the current one
+    #[arg(long, global = true, env = env::CONTEXT, hide_env = true, value_name = "NAME", help_heading = "Everywhere")]
+    context: Option<String>,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    Quickstart(quickstart::Arguments),
+    Status(status::Arguments),
+    Apply(apply::Arguments),
+    Export(export::Arguments),
+    Topic(topic::Arguments),
+    #[command(name = "pub")]
+    Publish(publish::Arguments),
+    Tail(tail::Arguments),
+    Sub(sub::Arguments),
+    Dlq(dlq::Arguments),
+    Service(service::Arguments),
+    Bench(bench::Arguments),
+    Completion(completion::Arguments),
+}
+
+/// What a command is given beside its own arguments.
+#[derive(Debug)]
+struct Caller {
+    output: Output,
+    context: Option<String>,
+}
+
+impl Caller {
+    /// Whether data is for a person to read.
+    fn for_people(&self) -> bool {
+        self.output.format() == Format::Table
+    }
+
+    /// A client of the server that the environment or the saved context names.
+    fn connect(&self) -> Result<Client> {
+        Ok(Client::new(context::resolve(self.context.as_deref())?)?)
+    }
+}
+
+impl Arguments {
+    /// Whether the command is a server, whose log says what goes on.
+    pub(crate) fn serves(&self) -> bool {
+        matches!(self.command, Command::Quickstart(_))
+    }
+
+    /// Runs the command.
+    ///
+    /// # Errors
+    /// Why it failed, as it is to be shown.
+    pub(crate) async fn run(self) -> Result<()> {
+        let caller = Caller { output: Output::new(self.output), context: self.context };
+        match self.command {
+            Command::Quickstart(arguments) => arguments.run(&caller).await,
+            Command::Status(arguments) => arguments.run(&caller).await,
+            Command::Apply(arguments) => arguments.run(&caller).await,
+            Command::Export(arguments) => arguments.run(&caller).await,
+            Command::Topic(arguments) => arguments.run(&caller).await,
+            Command::Publish(arguments) => arguments.run(&caller).await,
+            Command::Tail(arguments) => arguments.run(&caller).await,
+            Command::Sub(arguments) => arguments.run(&caller).await,
+            Command::Dlq(arguments) => arguments.run(&caller).await,
+            Command::Service(arguments) => arguments.run(&caller).await,
+            Command::Bench(arguments) => arguments.run(&caller).await,
+            Command::Completion(arguments) => arguments.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,278 @@
+//! Publishing.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use clap::Args;
+use crossdock_control::api::{Headers, NewMessage, PublishRequest, Published};
+use crossdock_topics::{Backoff, Durability, Error, ErrorCode, TopicName};
+use serde::Serialize;
+
+use super::Caller;
+use crate::client::Client;
+use crate::failure::Result;
+use crate::message::{Input, guess_content_type};
+use crate::output::{Show, progress, spinner};
+
+/// The most messages and bytes of payload that are sent at a time. Well below what the server takes.
+const BATCH_MESSAGES: usize = 1000;
+const BATCH_BYTES: usize = 512 * 1024;
+
+/// Publish messages to a topic
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Without --content-type, JSON and UTF-8 text are recognised and marked as such.
+
+Examples:
+  crossdock pub orders '{\"id\": 1}' --key customer-7 --id order-1
+  crossdock pub images --file cat.png --content-type image/png
+  crossdock pub orders --lines --file orders.ndjson
+  tail -F access.log | crossdock pub access --lines")]
+pub(super) struct Arguments {
+    /// The topic
+    topic: TopicName,
+    #[command(flatten)]
+    input: Input,
+    /// Messages with the same key belong together
+    #[arg(long)]
+    key: Option<String>,
+    /// The message's id: publishing it again within the topic's window stores nothing
+    #[arg(long, conflicts_with = "lines")]
+    id: Option<String>,
+    /// A header; repeatable
+    #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
+    headers: Vec<(String, String)>,
+    /// The media type of the payload
+    #[arg(long, value_name = "TYPE")]
+    content_type: Option<String>,
+    /// Publish each line as a message of its own; empty lines are passed over
+    #[arg(long)]
+    lines: bool,
+}
+
+fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        }
+        _ => Err("write it like source=web".into()),
+    }
+}
+
+impl Arguments {
+    pub(super) async fn run(self, caller: &Caller) -> Result<()> {
+        let client = caller.connect()?;
+        let sent =
+            if self.lines { self.publish_lines(&client).await? } else { self.publish_one(&client).await? };
+        caller.output.done(&sent, &sent.sentence())
+    }
+
+    fn message(&self, payload: &Bytes) -> NewMessage {
+        let content_type = self.content_type.clone().or_else(|| guess_content_type(payload));
+        let mut message = NewMessage::of(payload, content_type);
+        message.key.clone_from(&self.key);
+        message.id.clone_from(&self.id);
+        message.headers = Headers(self.headers.clone());
+        message
+    }
+
+    async fn publish_one(mut self, client: &Client) -> Result<Sent> {
+        let input = std::mem::take(&mut self.input);
+        let payload = input.whole()?;
+        let messages = vec![self.message(&payload)];
+        let mut sent = Sent::new(self.topic.clone());
+        sent.add(&publish(client, &self.topic, &PublishRequest { messages }).await?);
+        Ok(sent)
+    }
+
+    /// One batch after another, so that the lines keep their order whatever happens to a batch.
+    async fn publish_lines(mut self, client: &Client) -> Result<Sent> {
+        let input = std::mem::take(&mut self.input);
+        let bar = match input.length() {
+            Some(length) => progress(length, "bytes"),
+            None => spinner("publishing"),
+        };
+        let mut lines = input.lines()?;
+        let mut sent = Sent::new(self.topic.clone());
+        loop {
+            let mut messages = Vec::new();
+            let mut bytes = 0;
+            let mut ended = false;
+            while messages.len() < BATCH_MESSAGES && bytes < BATCH_BYTES {
+                // Reading may wait for whoever writes; nothing else has to go on meanwhile.
+                match tokio::task::block_in_place(|| lines.next())? {
+                    Some(line) => {
+                        bytes += line.len();
+                        messages.push(self.message(&line));
+                    }
+                    None => {
+                        ended = true;
+                        break;
+                    }
+                }
+                if lines.would_wait() {
+                    break;
+                }
+            }
+            if !messages.is_empty() {
+                match publish(client, &self.topic, &PublishRequest { messages }).await {
+                    Ok(published) => sent.add(&published),
+                    Err(error) => {
+                        bar.finish_and_clear();
+                        return Err(sent.interrupted(error).into());
+                    }
+                }
+            }
+            bar.set_position(lines.read());
+            if ended {
+                bar.finish_and_clear();
+                return Ok(sent);
+            }
+        }
+    }
+}
+
+/// Publishes, and again for a while when the broker is full: nothing was stored then.
+pub(super) async fn publish(
+    client: &Client,
+    topic: &TopicName,
+    request: &PublishRequest,
+) -> Result<Published, Error> {
+    let backoff = Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(5) };
+    let mut refused = 0;
+    loop {
+        match client.post(&["topics", topic.as_str(), "messages"], request).await {
+            Err(error) if error.code == ErrorCode::Overloaded && refused < 12 => {
+                refused += 1;
+                let wait = backoff.wait(refused, rand::random());
+                tokio::time::sleep(error.retry_after.unwrap_or(wait).max(wait)).await;
+            }
+            other => return other,
+        }
+    }
+}
+
+/// What was published.
+#[derive(Debug, Serialize)]
+struct Sent {
+    topic: TopicName,
+    /// How many messages, duplicates included.
+    messages: u64,
+    /// How many of them were stored before.
+    duplicates: u64,
+    /// The offset of the first and of the last one.
+    first: Option<u64>,
+    last: Option<u64>,
+    durability: Option<Durability>,
+}
+
+impl Sent {
+    fn new(topic: TopicName) -> Self {
+        Self { topic, messages: 0, duplicates: 0, first: None, last: None, durability: None }
+    }
+
+    fn add(&mut self, published: &Published) {
+        self.messages += published.receipts.len() as u64;
+        self.duplicates += published.receipts.iter().filter(|receipt| receipt.duplicate).count() as u64;
+        self.first = self.first.or(published.receipts.first().map(|receipt| receipt.offset));
+        self.last = published.receipts.last().map(|receipt| receipt.offset).or(self.last);
+        self.durability = Some(published.durability);
+    }
+
+    fn sentence(&self) -> String {
+        let durability = self.durability.map(|level| format!(" ({level})")).unwrap_or_default();
+        match (self.messages, self.duplicates, self.first, self.last) {
+            (1, 0, Some(at), _) => format!("stored in {} at offset {at}{durability}", self.topic),
+            (1, 1, Some(at), _) => {
+                format!("this id was stored before, in {} at offset {at}{durability}", self.topic)
+            }
+            (count, 0, Some(first), Some(last)) => {
+                format!("stored {count} messages in {} at offsets {first} to {last}{durability}", self.topic)
+            }
+            (count, duplicates, _, _) => format!(
+                "stored {} messages in {}{durability}, {duplicates} were there before",
+                count - duplicates,
+                self.topic
+            ),
+        }
+    }
+
+    /// Says how far it came.
+    fn interrupted(&self, error: Error) -> Error {
+        if self.messages == 0 {
+            return error;
+        }
+        let message = format!("after {} messages were stored: {}", self.messages, error.message);
+        Error { message: message.into(), ..error }
+    }
+}
+
+impl Show for Sent {
+    const COLUMNS: &'static [&'static str] = &["topic", "messages", "first", "last", "duplicates"];
+
+    fn row(&self) -> Vec<String> {
+        let offset = |offset: Option<u64>| offset.map(|offset| offset.to_string()).unwrap_or_default();
+        vec![
+            self.topic.to_string(),
+            self.messages.to_string(),
+            offset(self.first),
+            offset(self.last),
+            self.duplicates.to_string(),
+        ]
+    }
+
+    /// `orders:17`, the place of the only or the last message.
+    fn name(&self) -> String {
+        match self.last {
+            Some(last) => format!("{}:{last}", self.topic),
+            None => self.topic.to_string(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossdock_control::api::PublishReceipt;
+
+    use super::*;
+
+    fn sent(receipts: &[(u64, bool)]) -> Sent {
+        let mut sent = Sent::new("orders".parse().unwrap());
+        let receipts = receipts
+            .iter()
+            .map(|(offset, duplicate)| PublishReceipt { offset: *offset, duplicate: *duplicate });
+        sent.add(&Published {
+            topic: sent.topic.clone(),
+            durability: Durability::Fsync,
+            receipts: receipts.collect(),
+        });
+        sent
+    }
+
+    #[test]
+    fn the_sentence_says_where_and_how_safe() {
+        assert_eq!(sent(&[(5, false)]).sentence(), "stored in orders at offset 5 (fsync)");
+        assert_eq!(sent(&[(5, true)]).sentence(), "this id was stored before, in orders at offset 5 (fsync)");
+        assert_eq!(
+            sent(&[(5, false), (6, false)]).sentence(),
+            "stored 2 messages in orders at offsets 5 to 6 (fsync)"
+        );
+        assert_eq!(
+            sent(&[(1, true), (6, false)]).sentence(),
+            "stored 1 messages in orders (fsync), 1 were there before"
+        );
+        assert_eq!(Show::name(&sent(&[(5, false), (6, false)])), "orders:6");
+    }
+
+    #[test]
+    fn an_interruption_says_how_far_it_came() {
+        let error = sent(&[(5, false)]).interrupted(Error::new(ErrorCode::Unavailable, "gone"));
+        assert_eq!(error.to_string(), "after 1 messages were stored: gone");
+    }
+
+    #[test]
+    fn headers_are_lower_case() {
+        assert_eq!(header("Source = web=1").unwrap(), ("source".into(), "web=1".into()));
+        assert!(header("=x").is_err() && header("x").is_err());
+    }
+}

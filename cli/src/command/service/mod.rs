@@ -1,0 +1,301 @@
+//! Services.
+
+mod deploy;
+mod invoke;
+mod logs;
+mod new;
+
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use crossdock_config::{Handler, Manifest, ServiceState, ServiceStatus, ServiceVersion};
+use crossdock_control::api::{Deployment, RollbackRequest, ServiceInfo, ServiceList};
+use crossdock_topics::time::human;
+use crossdock_topics::{Error, ErrorCode, ServiceName, TopicPattern};
+use reqwest::Method;
+
+use super::Caller;
+use crate::client::Client;
+use crate::failure::Result;
+use crate::message::printable;
+use crate::output::{Show, spinner};
+
+/// Write, deploy, call and watch services
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  crossdock service new route
+  crossdock service deploy route.py
+  crossdock service ls
+  crossdock service invoke route '{\"id\": 1}'
+  crossdock service logs route -f
+  crossdock service rollback route")]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, Subcommand)]
+enum Action {
+    New(new::Arguments),
+    Deploy(deploy::Arguments),
+    /// List services
+    Ls,
+    /// Show one service: its versions, what it consumes, how it stands on each server
+    Get {
+        /// The service
+        name: ServiceName,
+    },
+    Invoke(invoke::Arguments),
+    Logs(logs::Arguments),
+    /// Go back to an earlier version
+    Rollback {
+        /// The service
+        name: ServiceName,
+        /// The version, as in `crossdock service get`; without it, the one before
+        version: Option<String>,
+        /// How long to wait until it runs on every server
+        #[arg(long, value_name = "DURATION", default_value = "30s", value_parser = human::parse)]
+        wait: Duration,
+    },
+    /// Stop a service until it is resumed; its messages wait
+    Pause {
+        /// The service
+        name: ServiceName,
+    },
+    /// Run a service again that was paused, or given up
+    Resume {
+        /// The service
+        name: ServiceName,
+    },
+    /// Remove a service with its versions; its subscriptions and messages stay
+    Rm {
+        /// The service
+        name: ServiceName,
+    },
+}
+
+impl Arguments {
+    pub(super) async fn run(self, caller: &Caller) -> Result<()> {
+        match self.action {
+            Action::New(arguments) => arguments.run(),
+            Action::Deploy(arguments) => arguments.run(caller).await,
+            Action::Ls => {
+                let list: ServiceList = caller.connect()?.get(&["services"]).await?;
+                caller.output.list(&list.services)
+            }
+            Action::Get { name } => caller.output.one(&get(&caller.connect()?, &name).await?),
+            Action::Invoke(arguments) => arguments.run(caller).await,
+            Action::Logs(arguments) => arguments.run(caller).await,
+            Action::Rollback { name, version, wait } => {
+                let client = caller.connect()?;
+                let request = client.api(Method::POST, &["services", name.as_str(), "rollback"]);
+                let request = request.json(&RollbackRequest { version, wait: Some(wait) });
+                deployed(caller, &client, Client::patient(request, wait), "rolled back").await
+            }
+            Action::Pause { name } => change(caller, &name, Some("pause"), "paused").await,
+            Action::Resume { name } => change(caller, &name, Some("resume"), "resumed").await,
+            Action::Rm { name } => change(caller, &name, None, "removed").await,
+        }
+    }
+}
+
+async fn get(client: &Client, name: &ServiceName) -> Result<ServiceInfo, Error> {
+    client.get(&["services", name.as_str()]).await
+}
+
+/// Pauses, resumes, or (without a verb) removes.
+async fn change(caller: &Caller, name: &ServiceName, verb: Option<&str>, done: &str) -> Result<()> {
+    let client = caller.connect()?;
+    let mut info = get(&client, name).await?;
+    match verb {
+        Some(verb) => {
+            let path = ["services", name.as_str(), verb];
+            client.send(client.api(Method::POST, &path)).await?;
+            info = get(&client, name).await?;
+        }
+        None => client.delete(&["services", name.as_str()]).await?,
+    }
+    caller.output.done(&info, &format!("{done} service {name}"))
+}
+
+/// Sends a deployment or a rollback and says what came of it: fails when it does not run everywhere.
+async fn deployed(
+    caller: &Caller,
+    client: &Client,
+    request: reqwest::RequestBuilder,
+    verb: &str,
+) -> Result<()> {
+    let waiting = spinner("waiting until it runs");
+    let answer = client.json::<Deployment>(request).await;
+    waiting.finish_and_clear();
+    let deployment = answer?;
+    let failed: Vec<&ServiceStatus> = deployment
+        .servers
+        .iter()
+        .filter(|status| !matches!(status.state, ServiceState::Running | ServiceState::Paused))
+        .collect();
+    let sentence = if deployment.changed {
+        format!(
+            "{verb} {} to version {} ({})",
+            deployment.name,
+            deployment.version,
+            stands(&deployment.servers)
+        )
+    } else {
+        format!(
+            "{} is at version {} already ({})",
+            deployment.name,
+            deployment.version,
+            stands(&deployment.servers)
+        )
+    };
+    caller.output.done(&deployment, &sentence)?;
+    let Some(worst) = failed.iter().find(|s| s.state == ServiceState::Failed).or(failed.first()) else {
+        return Ok(());
+    };
+    let code = match worst.state {
+        ServiceState::Failed => ErrorCode::ServiceFailed,
+        _ => ErrorCode::Timeout,
+    };
+    let reason = worst.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
+    Err(Error::new(code, format!("{} is {} on {}{reason}", deployment.name, worst.state, worst.server))
+        .hint(format!(
+            "see `crossdock service logs {0}`; `crossdock service rollback {0}` goes back",
+            deployment.name
+        ))
+        .into())
+}
+
+/// How it stands over all servers: `running on 2 of 3`.
+fn stands(servers: &[ServiceStatus]) -> String {
+    let Some(worst) = servers.iter().map(|status| status.state).max_by_key(|state| weight(*state)) else {
+        return "on no server".into();
+    };
+    let running = servers.iter().filter(|status| status.state == ServiceState::Running).count();
+    match (worst, running) {
+        (ServiceState::Running, _) if servers.len() == 1 => "running".into(),
+        (worst, 0) => worst.to_string(),
+        (ServiceState::Running, all) => format!("running on {all}"),
+        (worst, some) => format!("running on {some} of {}, {worst}", servers.len()),
+    }
+}
+
+fn weight(state: ServiceState) -> u8 {
+    match state {
+        ServiceState::Running => 0,
+        ServiceState::Stopped => 1,
+        ServiceState::Paused => 2,
+        ServiceState::Starting => 3,
+        ServiceState::Failed => 4,
+    }
+}
+
+/// What a service consumes and whether it answers, in a few words.
+fn does(manifest: &Manifest) -> String {
+    let handler = |handler: &Handler| match handler {
+        Handler::Consume { topics, .. } => {
+            topics.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(", ")
+        }
+        Handler::Serve { .. } => "requests".into(),
+    };
+    manifest.handlers.iter().map(handler).collect::<Vec<_>>().join("; ")
+}
+
+fn current(info: &ServiceInfo) -> Option<&ServiceVersion> {
+    info.versions.iter().find(|version| version.version == info.current)
+}
+
+impl Show for ServiceInfo {
+    const COLUMNS: &'static [&'static str] = &["name", "version", "state", "takes", "deployed", "by"];
+
+    fn row(&self) -> Vec<String> {
+        let current = current(self);
+        vec![
+            self.name.to_string(),
+            self.current.clone(),
+            if self.paused { "paused".into() } else { stands(&self.servers) },
+            current.map(|version| does(&version.manifest)).unwrap_or_default(),
+            current.map(|version| version.deployed_at.to_string()).unwrap_or_default(),
+            current.map(|version| version.by.clone()).unwrap_or_default(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+
+    fn details(&self) -> Vec<(&'static str, String)> {
+        let mut all: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        all.push(("processes", self.settings.processes.to_string()));
+        all.push(("timeout", humantime::format_duration(self.settings.timeout).to_string()));
+        all.push(("memory", self.settings.memory.to_string()));
+        all.extend(self.settings.env.keys().map(|name| ("env", name.clone())));
+        all.extend(self.servers.iter().map(|status| ("server", server(status))));
+        all.extend(self.versions.iter().map(|version| {
+            ("has version", format!("{} of {} by {}", version.version, version.deployed_at, version.by))
+        }));
+        all
+    }
+}
+
+fn server(status: &ServiceStatus) -> String {
+    let mut text = format!(
+        "{}: {} since {}, version {}, {} processes, {} restarts",
+        status.server, status.state, status.since, status.version, status.processes, status.restarts
+    );
+    if let Some(reason) = &status.reason {
+        text.push('\n');
+        text.push_str(&printable(reason));
+    }
+    text
+}
+
+impl Show for Deployment {
+    const COLUMNS: &'static [&'static str] = &["name", "version", "changed", "state", "takes"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.to_string(),
+            self.version.clone(),
+            if self.changed { "yes" } else { "no" }.into(),
+            stands(&self.servers),
+            does(&self.manifest),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.to_string()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossdock_topics::Timestamp;
+
+    use super::*;
+
+    fn on(states: &[ServiceState]) -> String {
+        let status = |state: &ServiceState| ServiceStatus {
+            service: "route".parse().unwrap(),
+            server: "a".into(),
+            version: "1".into(),
+            state: *state,
+            reason: None,
+            processes: 1,
+            restarts: 0,
+            since: Timestamp(0),
+        };
+        stands(&states.iter().map(status).collect::<Vec<_>>())
+    }
+
+    #[test]
+    fn the_worst_server_is_what_is_said_of_all() {
+        use ServiceState::{Failed, Paused, Running, Starting};
+        assert_eq!(on(&[]), "on no server");
+        assert_eq!(on(&[Running]), "running");
+        assert_eq!(on(&[Running, Running]), "running on 2");
+        assert_eq!(on(&[Running, Failed, Starting]), "running on 1 of 3, failed");
+        assert_eq!(on(&[Paused, Paused]), "paused");
+    }
+}

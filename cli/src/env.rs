@@ -1,0 +1,66 @@
+//! Every environment variable the binary reads, in one place.
+
+use std::env::VarError;
+use std::path::PathBuf;
+
+use crossdock_topics::Error;
+
+/// The Admin API's URL, instead of the saved context's.
+pub(crate) const URL: &str = "CROSSDOCK_URL";
+/// The user to come as, together with [`PASSWORD`].
+pub(crate) const USER: &str = "CROSSDOCK_USER";
+/// The user's password.
+pub(crate) const PASSWORD: &str = "CROSSDOCK_PASSWORD";
+/// An API key, instead of a user and a password.
+pub(crate) const API_KEY: &str = "CROSSDOCK_API_KEY";
+/// Which saved context to use, as with `--context`.
+pub(crate) const CONTEXT: &str = "CROSSDOCK_CONTEXT";
+/// The password of the user `admin` that `quickstart` makes or changes.
+pub(crate) const ADMIN_PASSWORD: &str = "CROSSDOCK_ADMIN_PASSWORD";
+/// What is logged, such as `debug` or `crossdock_gateway=debug`; goes before [`RUST_LOG`].
+pub(crate) const LOG: &str = "CROSSDOCK_LOG";
+/// The same, by the name that Rust programs share.
+pub(crate) const RUST_LOG: &str = "RUST_LOG";
+/// Turns colours off when it is set to anything.
+pub(crate) const NO_COLOR: &str = "NO_COLOR";
+/// Where configuration is kept; `$HOME/.config` without it.
+pub(crate) const XDG_CONFIG_HOME: &str = "XDG_CONFIG_HOME";
+/// The user's home.
+pub(crate) const HOME: &str = "HOME";
+
+/// A variable's value; an empty one counts as not set.
+///
+/// # Errors
+/// When it is not UTF-8. The value is not shown: it may be a secret.
+pub(crate) fn get(name: &str) -> Result<Option<String>, Error> {
+    match std::env::var(name) {
+        Ok(value) if value.is_empty() => Ok(None),
+        Ok(value) => Ok(Some(value)),
+        Err(VarError::NotPresent) => Ok(None),
+        Err(VarError::NotUnicode(_)) => {
+            Err(Error::invalid(format!("the environment variable {name} is not UTF-8")))
+        }
+    }
+}
+
+/// The directory of our own configuration: `$XDG_CONFIG_HOME/crossdock`, or `$HOME/.config/crossdock`.
+/// As the XDG rules say, a relative `XDG_CONFIG_HOME` counts as not set.
+pub(crate) fn config_dir() -> Option<PathBuf> {
+    let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
+    let base = absolute(XDG_CONFIG_HOME).or_else(|| Some(absolute(HOME)?.join(".config")))?;
+    Some(base.join("crossdock"))
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn every_variable_is_documented() {
+        let documented = include_str!("../../docs/CLI.md");
+        let named = include_str!("env.rs").lines().filter(|line| line.starts_with("pub(crate) const"));
+        let names: Vec<&str> = named.filter_map(|line| line.split('"').nth(1)).collect();
+        assert!(names.len() > 8, "{names:?}");
+        for name in names {
+            assert!(documented.contains(&format!("`{name}`")), "{name} is not in docs/CLI.md");
+        }
+    }
+}

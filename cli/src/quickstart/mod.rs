@@ -1,0 +1,178 @@
+//! A whole platform in one process: broker, services, gateway and Admin API.
+//!
+//! It starts from the bottom up and stops from the top down: listeners first, so that nothing new comes in,
+//! then the services, which finish what they hold, and the broker last. Each has a bound on its time.
+
+mod admin;
+mod directory;
+pub(crate) mod memory;
+mod ports;
+mod server;
+mod signals;
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use crossdock_topics::{Error, ErrorCode, Shutdown};
+use serde::Serialize;
+
+use crate::client::Client;
+use crate::context::{Context, Contexts};
+use crate::env;
+use crate::failure::{Failure, Result};
+use crate::output::say;
+
+use admin::{ADMIN, Admin, Password};
+use directory::Directory;
+use ports::Ports;
+use server::Server;
+use signals::Signals;
+
+/// How long each part may take to finish what it holds.
+const GRACE: Duration = Duration::from_secs(10);
+
+/// What to start.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    /// Where everything is kept.
+    pub(crate) directory: PathBuf,
+    /// The first port; 0 for any that are free.
+    pub(crate) port_base: u16,
+}
+
+/// A platform that is ready.
+#[derive(Debug, Serialize)]
+pub(crate) struct Ready {
+    /// Where everything is kept.
+    pub(crate) directory: PathBuf,
+    /// Where messages come and go.
+    pub(crate) gateway_url: String,
+    /// Where the platform is administered.
+    pub(crate) admin_url: String,
+    /// Who may do everything.
+    pub(crate) user: String,
+    /// The password, if it was made just now.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(crate) password: Option<String>,
+    /// What is to be known about the password otherwise.
+    #[serde(skip)]
+    pub(crate) password_note: Option<String>,
+    /// How long the start took, in milliseconds.
+    pub(crate) ready_in_ms: u64,
+}
+
+/// Runs until it is told to stop. `ready` is called once, when requests are answered.
+///
+/// # Errors
+/// When something does not start, or ends before it was told to; `Conflict` when the directory or a port is in
+/// use.
+pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
+    let began = Instant::now();
+    let mut signals = Signals::listen()?;
+    let directory = Directory::open(&options.directory)?;
+    let broker = server::open_broker(&directory).await?;
+    let started = async {
+        let ports = Ports::bind(options.port_base).await?;
+        let (gateway_url, admin_url) = ports.urls()?;
+        let saved = directory.context()?;
+        let admin = Admin::load(&*broker).await?;
+        let password =
+            admin.decide(saved.and_then(|context| context.password), env::get(env::ADMIN_PASSWORD)?);
+        let context = Context {
+            url: admin_url.clone(),
+            gateway_url: Some(gateway_url.clone()),
+            user: Some(ADMIN.into()),
+            password: password.known().map(str::to_owned),
+            api_key: None,
+        };
+        // Before the store knows the password: whatever happens in between, it is not lost.
+        directory.save(&context)?;
+        admin.set(&*broker, &password).await?;
+        save(&directory, &context);
+        let server = Server::start(broker.clone(), ports, &gateway_url).await?;
+        answers(&context).await?;
+        Ok::<_, Error>((server, gateway_url, admin_url, password))
+    };
+    let (mut server, gateway_url, admin_url, password) = match started.await {
+        Ok(started) => started,
+        Err(error) => {
+            let _ = tokio::time::timeout(GRACE, broker.close()).await;
+            return Err(error.into());
+        }
+    };
+    let note = note(&password, &directory);
+    ready(&Ready {
+        directory: directory.path().to_owned(),
+        gateway_url,
+        admin_url,
+        user: ADMIN.into(),
+        password: if let Password::Made(password) = password { Some(password) } else { None },
+        password_note: note,
+        ready_in_ms: u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+    })
+    // Nobody has to read it.
+    .or_else(|failure| if matches!(failure, Failure::OutputClosed) { Ok(()) } else { Err(failure) })?;
+
+    let ended = tokio::select! {
+        () = signals.next() => Ok(()),
+        ended = server.ended() => Err(ended),
+    };
+    say("stopping: no new requests; what is under way is finished. Ctrl-C again ends it at once");
+    tokio::select! {
+        () = server.stop() => {}
+        () = signals.next() => return Err(Failure::Interrupted),
+    }
+    ended.map_err(Failure::from)
+}
+
+/// Makes the command line work at once. Where there is no home to save to, the directory's own context and
+/// the environment are left.
+fn save(directory: &Directory, context: &Context) {
+    let name = directory.path().display().to_string();
+    let saved = match env::config_dir() {
+        Some(config) => Contexts::save(&config, &name, context.clone()),
+        None => Err(Error::invalid("neither XDG_CONFIG_HOME nor HOME is set")),
+    };
+    if let Err(error) = saved {
+        say(&format!(
+            "the command line will not find this platform by itself ({error}): set CROSSDOCK_URL, \
+             CROSSDOCK_USER and CROSSDOCK_PASSWORD as in {}",
+            directory.context_file().display()
+        ));
+    }
+}
+
+/// Resolves once both faces answer.
+async fn answers(context: &Context) -> Result<(), Error> {
+    let client = Client::new(context.clone())?;
+    let gateway = client.at(context.gateway_url.as_deref().unwrap_or(&context.url))?;
+    let mut tried = 0;
+    loop {
+        let asked = async {
+            client.drained(client.api(reqwest::Method::GET, &["health"])).await?;
+            gateway.drained(gateway.request(reqwest::Method::GET, &["health"])).await
+        };
+        match asked.await {
+            Ok(()) => return Ok(()),
+            Err(error) if error.code == ErrorCode::Unavailable && tried < 100 => tried += 1,
+            Err(error) => return Err(error),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn note(password: &Password, directory: &Directory) -> Option<String> {
+    match password {
+        Password::Made(_) => None,
+        Password::Given(_) => Some(format!("as given in {}", env::ADMIN_PASSWORD)),
+        Password::Kept(Some(_)) => Some(format!("as before, in {}", directory.context_file().display())),
+        Password::Kept(None) => {
+            Some(format!("as before; not known here any more: set {} to give a new one", env::ADMIN_PASSWORD))
+        }
+    }
+}
+
+/// A part's own end: it starts when it is told to, and has its own time for it.
+fn part() -> Shutdown {
+    Shutdown::new(GRACE)
+}
