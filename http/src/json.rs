@@ -90,7 +90,7 @@ pub fn refuse_encoded(headers: &HeaderMap) -> Result<()> {
 /// `InvalidArgument` with line and column.
 pub fn check_json(bytes: &[u8]) -> Result<&str> {
     let text = utf8(bytes)?;
-    serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(&error))?;
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| malformed(text, &error))?;
     Ok(text)
 }
 
@@ -99,7 +99,8 @@ pub fn check_json(bytes: &[u8]) -> Result<&str> {
 /// # Errors
 /// `InvalidArgument` with line and column.
 pub fn parse_json<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T> {
-    serde_json::from_str(utf8(bytes)?).map_err(|error| malformed(&error))
+    let text = utf8(bytes)?;
+    serde_json::from_str(text).map_err(|error| malformed(text, &error))
 }
 
 fn utf8(bytes: &[u8]) -> Result<&str> {
@@ -111,11 +112,16 @@ fn utf8(bytes: &[u8]) -> Result<&str> {
     })
 }
 
-fn malformed(error: &serde_json::Error) -> Problem {
+fn malformed(json: &str, error: &serde_json::Error) -> Problem {
     let text = error.to_string();
     // The place is said apart from the text.
     let what = text.rfind(" at line ").map_or(&*text, |end| &text[..end]);
-    Problem::from(Error::invalid(format!("the JSON is wrong: {what}"))).at(error.line(), error.column())
+    // A mistake at the end of a line is reported as column 0 of the next one.
+    let place = match (error.line(), error.column()) {
+        (line @ 2.., 0) => (line - 1, json.split('\n').nth(line - 2).map_or(0, str::len) + 1),
+        (line, column) => (line, column.max(1)),
+    };
+    Problem::from(Error::invalid(format!("the JSON is wrong: {what}"))).at(place.0, place.1)
 }
 
 #[cfg(test)]
@@ -133,7 +139,8 @@ mod tests {
         assert_eq!(place(b"{\"a\": 1,\n \"b\": x}"), (2, 7));
         assert_eq!(place(b"{\n\"a\": \"\xff\"}"), (2, 7));
         assert_eq!(place(b"{} {}"), (1, 4));
-        assert_eq!(place(b"").0, 1);
+        assert_eq!(place(b"{\n  \"a\": tru\n}"), (2, 11));
+        assert_eq!(place(b""), (1, 1));
         assert!(check_json(b" {\"a\": [1, 2.5e3, null, \"\\u00e4\"]}\n").is_ok());
     }
 
