@@ -7,6 +7,8 @@
 //! Nothing is kept here: each request reads the broker and its store, so that all servers answer alike.
 
 pub mod api;
+mod apply;
+mod deploy;
 mod extract;
 mod gate;
 mod membership;

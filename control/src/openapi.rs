@@ -9,6 +9,8 @@ use utoipa::openapi::security::{ApiKey, ApiKeyValue, Http, HttpAuthScheme, Secur
 use utoipa::openapi::{Components, Content, OpenApi, Ref, RefOr, Response as Described, ResponseBuilder};
 use utoipa::{OpenApi as _, ToSchema};
 
+use crate::api::schema::{Fault, Step};
+
 /// The description as JSON.
 #[derive(Clone)]
 pub(crate) struct Document(pub(crate) Bytes);
@@ -42,8 +44,10 @@ struct Problem {
     line: Option<u32>,
     /// Where in the body: the column, from 1.
     column: Option<u32>,
-    /// When applying a configuration failed: the steps that were done before.
-    steps: Option<Vec<crate::api::Step>>,
+    /// All that is wrong in a configuration.
+    faults: Option<Vec<Fault>>,
+    /// When applying a configuration failed on the way: the steps that were done before.
+    steps: Option<Vec<Step>>,
 }
 
 #[derive(utoipa::OpenApi)]
@@ -90,3 +94,6 @@ fn add_problem(operation: &mut Operation) {
         .build();
     operation.responses.responses.insert("default".into(), RefOr::T(problem));
 }
+
+#[cfg(test)]
+mod tests;

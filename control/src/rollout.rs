@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crossdock_config::{Member, ServiceRecord, ServiceState, ServiceStatus, keys};
-use crossdock_topics::{Error, Result, Revision, ServiceName};
+use crossdock_topics::{Error, ErrorCode, Result, Revision, ServiceName};
 use tokio::time::Instant;
 
 use crate::records;
@@ -45,7 +45,12 @@ pub(crate) async fn wait(
         if rollout.settled || Instant::now() >= deadline || server.shutdown.has_started() {
             return Ok(rollout);
         }
-        let mut watch = server.store().watch(keys::STATUS, as_of).await?;
+        let mut watch = match server.store().watch(keys::STATUS, as_of).await {
+            Ok(watch) => watch,
+            // So much has happened since that it is forgotten: look again.
+            Err(error) if error.code == ErrorCode::Conflict => continue,
+            Err(error) => return Err(error),
+        };
         tokio::select! {
             _ = watch.next() => {}
             () = tokio::time::sleep_until(deadline.min(Instant::now() + GLANCE)) => {}

@@ -57,26 +57,28 @@ pub async fn run(
     });
     let limits = Limits { max_body: Server::MAX_BODY, connections: 512, ..Limits::default() };
     let server = Server { broker, access, member, limits, shutdown: shutdown.clone() };
-    let (router, _) = router(&server);
     tokio::join!(
-        serve(listener, router, limits, &shutdown),
+        serve(listener, router(&server), limits, &shutdown),
         membership::keep(server.store(), &server.member, &shutdown),
     );
     Ok(())
 }
 
-/// All routes, and their description.
-pub(crate) fn router(server: &Server) -> (Router, OpenApi) {
+/// All routes.
+fn router(server: &Server) -> Router {
     let gate = middleware::from_fn_with_state(server.clone(), gate::admin);
     let routes = routes::open().merge(routes::admin().route_layer(gate));
-    let (router, document) =
-        OpenApiRouter::with_openapi(openapi::base()).nest(api::PREFIX, routes).split_for_parts();
-    let document = openapi::finish(document);
-    let json = serde_json::to_vec(&document).unwrap_or_default(); // texts and lists: cannot fail
-    let router = router
+    let (router, _) = OpenApiRouter::default().nest(api::PREFIX, routes).split_for_parts();
+    let json = serde_json::to_vec(&description()).unwrap_or_default(); // texts and lists: cannot fail
+    router
         .layer(Extension(Document(json.into())))
         .fallback(|uri: Uri| async move { not_found(&uri) })
         .method_not_allowed_fallback(|method: Method| async move { Problem::wrong_method(&method) })
-        .with_state(server.clone());
-    (router, document)
+        .with_state(server.clone())
+}
+
+/// What there is to say of the routes: it is collected with them.
+pub(crate) fn description() -> OpenApi {
+    let routes = routes::open().merge(routes::admin());
+    openapi::finish(OpenApiRouter::with_openapi(openapi::base()).nest(api::PREFIX, routes).into_openapi())
 }

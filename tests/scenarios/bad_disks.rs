@@ -117,6 +117,19 @@ fn cut(path: &Path, length: u64) {
     file.set_len(length).expect("to cut it");
 }
 
+/// A text that does not compress well, so that a disk is soon full of it.
+fn noise(seed: u64) -> String {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        // xorshift64
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        char::from(b'0' + u8::try_from(state % 75).unwrap_or_default())
+    };
+    std::iter::repeat_with(&mut next).filter(|c| *c != '\\').take(60_000).collect()
+}
+
 #[tokio::test]
 async fn given_no_damage_when_started_again_should_have_everything() {
     let mut sandbox = with_data().await;
@@ -208,13 +221,7 @@ async fn given_a_disk_that_fills_up_when_published_to_should_refuse_say_why_and_
     let mut acknowledged = BTreeSet::new();
     let mut refusal = None;
     for number in 0..2000_u64 {
-        // Not compressible, so that the disk is soon full.
-        let noise: String = (0..60_000_u64)
-            .map(|at| {
-                char::from(b'!' + u8::try_from((at * at * 7 + number * 31 + at * number) % 90).unwrap_or(0))
-            })
-            .filter(|c| *c != '"' && *c != '\\')
-            .collect();
+        let noise = noise(number);
         let answer =
             gateway.post("/topics/orders/messages", &json!({ "number": number, "noise": noise })).await;
         if answer.status == 201 {

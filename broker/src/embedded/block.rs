@@ -43,7 +43,7 @@ pub(super) struct Block {
 
 impl Block {
     /// Reads a block that came from the disk.
-    pub(super) fn decode(value: Bytes) -> Result<Arc<Self>, Error> {
+    pub(super) fn decode(value: &Bytes) -> Result<Arc<Self>, Error> {
         let damaged = |what: &str| Error::internal(format!("a block of the log is damaged: {what}"));
         if value.len() <= HEADER {
             return Err(damaged("it is cut off"));
@@ -55,13 +55,13 @@ impl Block {
             ))
             .hint("it was written by a newer release: use that one"));
         }
-        if u32_at(&value, 4) != crc32c::crc32c(&value[8..]) {
+        if u32_at(value, 4) != crc32c::crc32c(&value[8..]) {
             return Err(damaged("its checksum does not match"));
         }
-        let (first, count) = (u64_at(&value, 8), u32_at(&value, 16));
+        let (first, count) = (u64_at(value, 8), u32_at(value, 16));
         #[allow(clippy::cast_possible_wrap)] // written as i64
-        let time = Timestamp(u64_at(&value, 24) as i64);
-        let has_ids = u32_at(&value, 20) & HAS_IDS != 0;
+        let time = Timestamp(u64_at(value, 24) as i64);
+        let has_ids = u32_at(value, 20) & HAS_IDS != 0;
         Ok(Arc::new(Self { first, count, time, has_ids, records: value.slice(HEADER..) }))
     }
 
@@ -193,7 +193,7 @@ mod tests {
     #[test]
     fn a_block_survives_the_disk() {
         let (value, block) = built();
-        let read = Block::decode(value).unwrap();
+        let read = Block::decode(&value).unwrap();
         assert_eq!((read.range(), read.time(), read.has_ids()), (7..10, Timestamp(42), true));
         assert_eq!(read.record(8).unwrap().payload(), "two");
         assert_eq!(block.record(9).unwrap().payload(), "three");
@@ -208,11 +208,11 @@ mod tests {
             for bit in 0..8 {
                 let mut bytes = value.to_vec();
                 bytes[at] ^= 1 << bit;
-                assert!(Block::decode(bytes.into()).is_err(), "byte {at} bit {bit}");
+                assert!(Block::decode(&bytes.into()).is_err(), "byte {at} bit {bit}");
             }
         }
         for length in 0..value.len() {
-            assert!(Block::decode(value.slice(..length)).is_err(), "cut at {length}");
+            assert!(Block::decode(&value.slice(..length)).is_err(), "cut at {length}");
         }
     }
 }

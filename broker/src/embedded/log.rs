@@ -23,10 +23,9 @@ use super::keys;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::subscription::SubscriptionState;
 
-/// At most so many bytes of blocks are read from the disk at one time (and one block at least).
+/// At most so many bytes of blocks are handed out at one time, from memory or from the disk (and one block at
+/// least), so that a reader who is far behind holds no more than that.
 const READ_BYTES: usize = 1024 * 1024;
-/// At most so many blocks are handed out from memory at one time.
-const READ_BLOCKS: usize = 64;
 
 pub(super) struct TopicLog {
     pub(super) id: u32,
@@ -199,7 +198,16 @@ impl TopicLog {
         match recent.front() {
             Some(first) if first.range().start <= offset => {
                 let at = recent.partition_point(|block| block.range().end <= offset);
-                Recent::Blocks(recent.range(at..).take(READ_BLOCKS).cloned().collect())
+                let mut bytes = 0;
+                let enough = |block: &&Arc<Block>| {
+                    bytes += block.size();
+                    bytes <= READ_BYTES
+                };
+                let mut blocks: Vec<_> = recent.range(at..).take_while(enough).cloned().collect();
+                if blocks.is_empty() {
+                    blocks.extend(recent.get(at).cloned());
+                }
+                Recent::Blocks(blocks)
             }
             _ => Recent::Older,
         }
@@ -213,7 +221,7 @@ impl TopicLog {
         let mut blocks = Vec::new();
         let mut bytes = 0;
         if let Some(value) = database.at_or_before("log", &keys::log(self.id, offset), &prefix)? {
-            let block = Block::decode(value.into())?;
+            let block = Block::decode(&value.into())?;
             if block.range().contains(&offset) {
                 bytes += block.size();
                 blocks.push(block);
@@ -225,7 +233,7 @@ impl TopicLog {
             if first >= tail || (bytes > 0 && bytes + value.len() > READ_BYTES) {
                 return Ok(false);
             }
-            let block = Block::decode(Bytes::copy_from_slice(value))?;
+            let block = Block::decode(&Bytes::copy_from_slice(value))?;
             if blocks.last().is_some_and(|last| last.range().end != block.range().start) {
                 return Err(Error::internal(format!(
                     "topic {} has a hole in its log before offset {}",
@@ -248,7 +256,7 @@ impl TopicLog {
             if keys::u64_of(&key[4..]).is_none_or(|first| first >= part.end) {
                 return Ok(false);
             }
-            facts.push(BlockFacts::from(&*Block::decode(Bytes::copy_from_slice(value))?));
+            facts.push(BlockFacts::from(&*Block::decode(&Bytes::copy_from_slice(value))?));
             Ok(true)
         })?;
         Ok(facts)
@@ -350,7 +358,7 @@ impl Writing {
         let from = part.start.max(self.next.saturating_sub(Topic::MAX_DEDUP_IDS as u64));
         let prefix = log.id.to_be_bytes();
         database.scan("log", &keys::log(log.id, from), &prefix, |_, value| {
-            let block = Block::decode(Bytes::copy_from_slice(value))?;
+            let block = Block::decode(&Bytes::copy_from_slice(value))?;
             if block.has_ids() {
                 for (offset, id) in block.ids() {
                     dedup.first(id, offset, block.time(), window);

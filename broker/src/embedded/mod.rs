@@ -267,8 +267,9 @@ impl Broker for Embedded {
             for thread in threads {
                 let _ = thread.join();
             }
+            // With everything in files the next start has nothing to replay.
             if shared.failure().is_none()
-                && let Err(error) = shared.database.sync(true)
+                && let Err(error) = shared.database.sync(true).and_then(|()| shared.database.flush())
             {
                 tracing::error!(%error, "the last sync failed");
             }

@@ -139,7 +139,7 @@ fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result
     })?;
     let mut next = segments.restored_end();
     database.scan("log", &keys::log(id, next.unwrap_or(0)), &prefix, |_, value| {
-        let block = Block::decode(Bytes::copy_from_slice(value))?;
+        let block = Block::decode(&Bytes::copy_from_slice(value))?;
         if next.is_some_and(|next| block.range().start != next) {
             return Err(Error::internal(format!(
                 "topic {} has a hole in its log: offset {} follows on {}",

@@ -37,7 +37,7 @@ impl Segment {
     }
 
     pub(super) fn decode(first: u64, bytes: &[u8]) -> Option<Self> {
-        let word = |at: usize| Some(<[u8; 8]>::try_from(bytes.get(at..at + 8)?).ok()?);
+        let word = |at: usize| bytes.get(at..at + 8).and_then(|word| <[u8; 8]>::try_from(word).ok());
         Some(Self {
             first,
             end: u64::from_be_bytes(word(0)?),
@@ -86,7 +86,7 @@ impl Segments {
     /// Takes in the next block; gives a segment that is closed by it, to be persisted.
     pub(super) fn push(&mut self, block: &BlockFacts) -> Option<Segment> {
         self.bytes += block.bytes;
-        let open = self.open.get_or_insert_with(|| Segment {
+        let open = self.open.get_or_insert(Segment {
             first: block.range.start,
             end: block.range.start,
             bytes: 0,

@@ -405,7 +405,8 @@ impl Writer {
         };
         for (log, batch) in outputs {
             let durability = log.definition().0.durability;
-            self.append(log, batch, durability)?;
+            // Half of a settlement cannot be taken back: nothing of this pass may become durable.
+            self.append(log, batch, durability).inspect_err(|error| self.shared.fail(error))?;
         }
         if settled.settled > 0 {
             self.mark(subscription);
@@ -506,16 +507,18 @@ impl Writer {
         if std::mem::take(&mut self.numbers_changed) {
             self.batch.put(keys::NEXT_KEY, self.numbers.encode());
         }
-        if !self.batch.is_empty() {
-            let batch = std::mem::take(&mut self.batch);
-            result = result.and_then(|()| self.shared.database.write(batch));
-        } else if self.pass.answers.is_empty() && self.pass.level == Durability::Memory {
+        if self.batch.is_empty() && self.pass.answers.is_empty() && self.pass.level == Durability::Memory {
             return;
         }
+        let batch = std::mem::take(&mut self.batch);
         let mut pass = std::mem::replace(&mut self.pass, Pass::empty());
-        self.unsafe_writes = pass.level == Durability::Memory;
-        if let Err(error) = result {
-            self.shared.fail(&error);
+        if self.shared.failure().is_none() {
+            self.unsafe_writes = pass.level == Durability::Memory;
+            if let Err(error) = result.and_then(|()| self.shared.database.write(batch)) {
+                self.shared.fail(&error);
+            }
+        }
+        if self.shared.failure().is_some() {
             pass.level = Durability::Memory;
         }
         self.shared.passes.push_waiting(pass);

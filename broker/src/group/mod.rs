@@ -35,7 +35,7 @@ pub struct Fresh {
 }
 
 /// What happens to a group.
-#[derive(Clone, Debug)]
+#[derive(Clone, Copy, Debug)]
 pub enum Event<'a> {
     /// A consumer takes up to `max` messages: those that are due, then from `fresh`, which are the stored
     /// messages from [`Group::next`] on.

@@ -15,7 +15,7 @@ mod status;
 mod subscription;
 mod topic;
 
-pub use apply::{Applied, Step, StepAction};
+pub use apply::Applied;
 pub use headers::Headers;
 pub use message::{Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};
 pub use service::{DeployRequest, Deployment, LogLine, LogPage, RollbackRequest, ServiceInfo, ServiceList};

@@ -6,23 +6,19 @@ use axum::Extension;
 use axum::body::Body;
 use axum::extract::State;
 use crossdock_access::Principal;
-use crossdock_config::{Manifest, ServiceRecord, ServiceSettings, keys};
+use crossdock_config::{ServiceRecord, ServiceSettings, keys};
 use crossdock_http::{Json, Result, read_body};
-use crossdock_topics::{Error, ErrorCode, Message, Requests, ServiceName};
-use serde::{Deserialize, Serialize};
+use crossdock_topics::{Error, ErrorCode, ServiceName};
 
 use super::optional;
 use super::services::find;
 use crate::api::{DeployRequest, Deployment, RollbackRequest};
+use crate::deploy::Order;
 use crate::extract::{Named, at_most};
 use crate::records;
 use crate::rollout;
 use crate::server::Server;
 
-/// The largest source of a service, in bytes.
-pub(crate) const MAX_SOURCE: usize = 8 * 1024 * 1024;
-/// How long a worker may take to import a source and read its manifest.
-const VALIDATION: Duration = Duration::from_secs(60);
 /// How long to wait for the servers unless said, and at most.
 const WAIT: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(300));
 
@@ -62,61 +58,6 @@ pub(super) async fn deploy(
         ready: servers.ready,
         servers: servers.statuses,
     }))
-}
-
-/// What a worker is told to deploy, in JSON.
-#[derive(Serialize)]
-pub(crate) struct Order<'a> {
-    pub(crate) name: &'a ServiceName,
-    pub(crate) source: &'a str,
-    pub(crate) settings: &'a ServiceSettings,
-    pub(crate) by: &'a str,
-}
-
-/// What a worker has deployed, in JSON.
-#[derive(Deserialize)]
-pub(crate) struct Done {
-    pub(crate) version: String,
-    pub(crate) manifest: Manifest,
-    pub(crate) changed: bool,
-}
-
-impl Order<'_> {
-    /// Has it done by any server's workers.
-    ///
-    /// # Errors
-    /// `InvalidArgument` for an empty source, `TooLarge`, `Unavailable` when there are no workers, and
-    /// `ServiceFailed` with the traceback when the source is not a service.
-    pub(crate) async fn send(&self, requests: &dyn Requests) -> crossdock_topics::Result<Done> {
-        if self.name.as_str().starts_with('_') {
-            return Err(Error::invalid(format!("{:?} is kept for the system's own services", self.name))
-                .hint("choose a name that does not begin with '_'"));
-        }
-        if self.source.trim().is_empty() {
-            return Err(Error::invalid(format!("service {}: the source is empty", self.name))
-                .hint("send the Python code of the service"));
-        }
-        if self.source.len() > MAX_SOURCE {
-            let length = self.source.len();
-            return Err(Error::new(
-                ErrorCode::TooLarge,
-                format!("service {}: the source has {length} bytes, the limit is {MAX_SOURCE}", self.name),
-            ));
-        }
-        let body = serde_json::to_vec(self).map_err(|cause| Error::internal(cause.to_string()))?;
-        let reply = requests
-            .request(&"_workers.deploy".parse()?, Message::json(body), VALIDATION)
-            .await
-            .map_err(|error| match error.code {
-                ErrorCode::Unavailable => {
-                    Error::new(error.code, "there is no worker that could check the service")
-                        .hint("start a server with workers, see GET /api/v1/status")
-                }
-                _ => error,
-            })?;
-        serde_json::from_slice(&reply.payload)
-            .map_err(|cause| Error::internal(format!("a worker answered what is not understood: {cause}")))
-    }
 }
 
 /// Rolls a service back

@@ -1,6 +1,7 @@
 //! The handlers, one file a subject. Each is described where it is written, and the OpenAPI document is made of
 //! those descriptions.
 
+mod apply;
 mod dead_letters;
 mod deploy;
 mod invoke;
@@ -45,6 +46,8 @@ pub(crate) fn admin() -> OpenApiRouter<Server> {
         .routes(routes!(deploy::rollback))
         .routes(routes!(invoke::invoke))
         .routes(routes!(logs::logs))
+        .routes(routes!(apply::apply))
+        .routes(routes!(apply::export))
 }
 
 /// A definition whose name is in the path, and in the body only if it is the same.

@@ -81,10 +81,12 @@ pub(crate) enum Handler {
         /// How many calls one process may have under way at once.
         concurrency: u32,
     },
-    /// It is called for each request to the service's name.
+    /// It is called for each request to a name.
     Serve {
         /// The function's name.
         function: String,
+        /// The name it answers to, if not the service's own.
+        name: Option<String>,
         /// How long one call may take.
         timeout: Option<String>,
         /// How many calls one process may have under way at once.

@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use utoipa::PartialSchema;
 use utoipa::openapi::{RefOr, Schema};
 
+use super::apply::*;
 use super::broker::*;
 use super::service::*;
 
@@ -64,7 +65,7 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
 }
 
 #[test]
-fn the_descriptions_of_services_name_the_fields_that_the_types_have() {
+fn the_descriptions_of_the_configuration_name_the_fields_that_the_types_have() {
     let settings: crossdock_config::ServiceSettings =
         serde_json::from_value(serde_json::json!({"env": {"A": "b"}})).unwrap();
     assert_eq!(described::<ServiceSettings>(), serialized(&settings));
@@ -94,6 +95,19 @@ fn the_descriptions_of_services_name_the_fields_that_the_types_have() {
         gateway_url: String::new(),
     };
     assert_eq!(described::<Member>(), serialized(&member));
+    let step = crossdock_config::Step {
+        action: crossdock_config::Action::Create,
+        kind: crossdock_config::Kind::Topic,
+        name: "a".into(),
+        detail: Some("x".into()),
+    };
+    assert_eq!(described::<Step>(), serialized(&step));
+    let fault = crossdock_config::Fault {
+        place: crossdock_config::Place::default(),
+        path: String::new(),
+        message: String::new(),
+    };
+    assert_eq!(described::<Fault>(), serialized(&fault));
 }
 
 #[test]
@@ -101,7 +115,7 @@ fn the_description_of_a_handler_reads_what_a_handler_writes() {
     for text in [
         r#"{"kind": "consume", "function": "f", "topics": ["a"], "subscription": "s", "start": "end",
             "max_failures": 3, "backoff": {"first": "1s"}, "timeout": "1s", "concurrency": 2}"#,
-        r#"{"kind": "serve", "function": "f", "timeout": "1s", "concurrency": 2}"#,
+        r#"{"kind": "serve", "function": "f", "name": "n", "timeout": "1s", "concurrency": 2}"#,
     ] {
         let handler: crossdock_config::Handler = serde_json::from_str(text).unwrap();
         let written = serialized(&handler);

@@ -1,0 +1,121 @@
+//! What Crossdock can do on this machine, beside what its disk can: `make bench`.
+//!
+//! Every measurement is made in several rounds, all measurements of a kind side by side in each, so that a
+//! machine that gets slower for a while does so for all. Written down are the medians, with the lowest and the highest.
+
+mod embedded;
+mod file;
+mod load;
+mod machine;
+mod platform;
+mod report;
+mod samples;
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use clap::{Parser, Subcommand};
+
+use report::Report;
+
+/// The error of a measurement: told to whoever ran it.
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Measure Crossdock on this machine
+#[derive(Debug, Parser)]
+struct Arguments {
+    #[command(subcommand)]
+    part: Option<Part>,
+    /// One short round of everything: to see that it works, not what it can do
+    #[arg(long)]
+    quick: bool,
+    /// How many rounds
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// For how many seconds each measurement runs
+    #[arg(long, default_value_t = 4.0)]
+    seconds: f64,
+    /// Only measurements whose name contains this: publish, consume, http, rest, ready, memory
+    #[arg(long)]
+    only: Option<String>,
+    /// On which disk: a folder that exists
+    #[arg(long, default_value = ".")]
+    disk: PathBuf,
+    /// Where to write results.json and results.md
+    #[arg(long, default_value = "bench/results")]
+    results: PathBuf,
+}
+
+#[derive(Debug, Subcommand)]
+enum Part {
+    /// Generate load over HTTP: run by the measurements, in a process of its own
+    Load(load::Arguments),
+}
+
+/// How long and how often to measure, and where.
+#[derive(Clone, Debug)]
+struct Plan {
+    time: Duration,
+    only: Option<String>,
+    disk: PathBuf,
+    quick: bool,
+}
+
+impl Plan {
+    /// Whether a measurement of this name is asked for.
+    fn wants(&self, name: &str) -> bool {
+        self.only.as_ref().is_none_or(|only| name.contains(only.as_str()))
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let runtime = match &arguments.part {
+        // The generator leaves as much of the machine as possible to what is measured.
+        Some(_) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        None => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    };
+    let run = |runtime: tokio::runtime::Runtime| match arguments.part {
+        Some(Part::Load(ref load)) => runtime.block_on(load::run(load)),
+        None => runtime.block_on(measure(&arguments)),
+    };
+    match runtime.map_err(Failure::from).and_then(run) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            eprintln!("bench: {failure}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn measure(arguments: &Arguments) -> Result<(), Failure> {
+    let (rounds, seconds) =
+        if arguments.quick { (1, 0.5) } else { (arguments.rounds.max(1), arguments.seconds) };
+    let plan = Plan {
+        time: Duration::try_from_secs_f64(seconds)?,
+        only: arguments.only.clone(),
+        disk: arguments.disk.clone(),
+        quick: arguments.quick,
+    };
+    let mut report = Report::new(machine::describe(&plan.disk), rounds, seconds);
+    let mut failures = Vec::new();
+    let mut note = |part: &str, done: Result<(), Failure>| {
+        if let Err(failure) = done {
+            eprintln!("bench: {part}: {failure}");
+            failures.push(part.to_owned());
+        }
+    };
+    for round in 1..=rounds {
+        eprintln!("bench: round {round} of {rounds}");
+        note("publish", embedded::publish(&plan, &mut report).await);
+        note("consume", embedded::consume(&plan, &mut report).await);
+        note("http", platform::over_http(&plan, &mut report).await);
+        note("rest", platform::services(&plan, &mut report).await);
+        note("ready", platform::ready(&plan, &mut report).await);
+    }
+    // Once, because it takes long and says the same each time.
+    note("memory", platform::many_messages(&plan, &mut report).await);
+    report.write(&arguments.results)?;
+    if failures.is_empty() { Ok(()) } else { Err(format!("without {}", failures.join(", ")).into()) }
+}
