@@ -1,0 +1,174 @@
+//! One call of a handler: for a message, or for a request.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use crossdock_topics::{
+    Batch, Delivery, DeliveryId, Error, ErrorCode, Outcome, Record, Reply, Responder, TopicName,
+};
+use crossdock_wire::process::{ToProcess, WireError};
+use crossdock_wire::{Frame, FrameError};
+use tokio::sync::mpsc;
+
+/// What a handler is to do, and whom to tell how it ended.
+///
+/// A call that is dropped tells them too: its message is released, so that it is delivered again at once, and
+/// its caller hears that the service went away.
+#[derive(Debug)]
+pub(crate) struct Call {
+    /// Which handler of the manifest.
+    pub(crate) handler: u32,
+    /// How long it may take once it has begun.
+    pub(crate) timeout: Duration,
+    pub(crate) work: Work,
+}
+
+#[derive(Debug)]
+pub(crate) enum Work {
+    Message { delivery: Box<Delivery>, held: Held },
+    Request { record: Record, deadline: Instant, responder: Option<Responder> },
+}
+
+impl Call {
+    /// Whether nobody waits for it any more.
+    pub(crate) fn is_pointless(&self, now: Instant) -> bool {
+        match &self.work {
+            Work::Message { .. } => false,
+            Work::Request { deadline, responder, .. } => {
+                *deadline <= now || responder.as_ref().is_none_or(Responder::is_abandoned)
+            }
+        }
+    }
+
+    /// The frame that hands it to a process.
+    pub(crate) fn frame(&self, id: u64, now: Instant) -> Result<Frame, FrameError> {
+        let budget_ms = |budget: Duration| u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
+        let (header, record) = match &self.work {
+            Work::Message { delivery, .. } => (
+                ToProcess::Consume {
+                    id,
+                    handler: self.handler,
+                    budget_ms: budget_ms(self.timeout),
+                    payload_bytes: payload_bytes(&delivery.record),
+                    topic: delivery.topic.to_string(),
+                    offset: delivery.offset,
+                    time_ms: delivery.time.0,
+                    attempt: delivery.attempt,
+                    deliveries: delivery.deliveries,
+                },
+                &delivery.record,
+            ),
+            Work::Request { record, deadline, .. } => (
+                ToProcess::Serve {
+                    id,
+                    handler: self.handler,
+                    budget_ms: budget_ms(self.timeout.min(deadline.saturating_duration_since(now))),
+                    payload_bytes: payload_bytes(record),
+                },
+                record,
+            ),
+        };
+        header.frame(record.as_bytes().clone())
+    }
+
+    /// Ends it as a failure of the service's, for this reason.
+    pub(crate) fn fail(self, code: ErrorCode, reason: String) {
+        match self.work {
+            Work::Message { held, .. } => held.settle(Outcome::Retry { after: None, reason }, Vec::new()),
+            Work::Request { responder, .. } => {
+                if let Some(responder) = responder {
+                    responder.reply(Err(Error::new(code, reason).hint("see the service's log")));
+                }
+            }
+        }
+    }
+
+    /// Ends a request.
+    pub(crate) fn reply(self, reply: Reply) {
+        if let Work::Request { responder: Some(responder), .. } = self.work {
+            responder.reply(reply);
+        }
+    }
+}
+
+fn payload_bytes(record: &Record) -> u32 {
+    u32::try_from(record.payload().len()).unwrap_or(u32::MAX)
+}
+
+/// What became of a delivery.
+#[derive(Debug)]
+pub(crate) struct Finished {
+    pub(crate) delivery: DeliveryId,
+    pub(crate) outcome: Outcome,
+    pub(crate) outputs: Vec<(TopicName, Batch)>,
+}
+
+/// A delivery that has to be settled, once: as its handler says, or by release when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Held {
+    delivery: DeliveryId,
+    settler: Option<mpsc::UnboundedSender<Finished>>,
+}
+
+impl Held {
+    /// The settler's queue holds at most what its consumer has fetched, which is bounded.
+    pub(crate) fn new(delivery: DeliveryId, settler: mpsc::UnboundedSender<Finished>) -> Self {
+        Self { delivery, settler: Some(settler) }
+    }
+
+    pub(crate) fn settle(mut self, outcome: Outcome, outputs: Vec<(TopicName, Batch)>) {
+        self.tell(outcome, outputs);
+    }
+
+    fn tell(&mut self, outcome: Outcome, outputs: Vec<(TopicName, Batch)>) {
+        if let Some(settler) = self.settler.take() {
+            let _ = settler.send(Finished { delivery: self.delivery, outcome, outputs });
+        }
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.tell(Outcome::Release, Vec::new());
+    }
+}
+
+/// Takes what a process published out of a payload, and gives the rest of it.
+pub(crate) fn outputs(
+    outputs: &[(String, u32)],
+    mut payload: Bytes,
+) -> Result<(Vec<(TopicName, Batch)>, Bytes), Error> {
+    let mut batches = Vec::with_capacity(outputs.len().min(64));
+    for (topic, length) in outputs {
+        let topic: TopicName = topic.parse()?;
+        if topic.is_system() {
+            return Err(Error::new(
+                ErrorCode::PermissionDenied,
+                format!("{topic} is the system's own topic"),
+            )
+            .hint("publish to a topic whose name does not begin with '_'"));
+        }
+        let length = *length as usize;
+        if length > payload.len() {
+            return Err(Error::internal("the process announced more outputs than it sent"));
+        }
+        batches.push((topic, Batch::from_packed(&payload.split_to(length))?));
+    }
+    Ok((batches, payload))
+}
+
+/// An error as it is told to a process.
+pub(crate) fn to_wire(error: &Error) -> WireError {
+    let after = error.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
+    let hint = error.hint.as_ref().map(ToString::to_string);
+    (error.code.as_str().to_owned(), error.message.to_string(), hint, after)
+}
+
+/// An error as a process tells it.
+pub(crate) fn from_wire((code, message, hint, after_ms): WireError) -> Error {
+    let code = serde_json::from_value(code.into()).unwrap_or(ErrorCode::ServiceFailed);
+    let mut error = Error::new(code, message);
+    error.hint = hint.map(Into::into);
+    error.retry_after = after_ms.map(Duration::from_millis);
+    error
+}

@@ -1,0 +1,331 @@
+//! What services print, line by line, on its way to their logs.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use crossdock_topics::{
+    Batch, Durability, Expect, Log, Message, Result, Retention, ServiceName, Shutdown, Topic, TopicName,
+};
+use parking_lot::Mutex;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::process::{ChildStderr, ChildStdout};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+/// Longer lines are cut.
+const MAX_LINE: usize = 8 * 1024;
+/// Lines that wait to be published; what comes on top of them is dropped and counted.
+const QUEUE: usize = 4096;
+/// The lines and bytes that a service may print per second, in the long run and at once.
+const LINES: Rate = Rate { per_second: 1000.0, burst: 4000.0 };
+const BYTES: Rate = Rate { per_second: 512.0 * 1024.0, burst: 4.0 * 1024.0 * 1024.0 };
+/// Lines are gathered this long, so that a chatty service costs few publishes.
+const GATHER: Duration = Duration::from_millis(50);
+/// How long to wait for more once a process has ended.
+const LEFT_WITHIN: Duration = Duration::from_millis(200);
+/// The lines of standard error that are kept to explain why a process ended.
+const LAST_LINES: usize = 20;
+
+/// The log of one service on this server: the topic `_logs.SERVICE`, one message a line. Printing is never
+/// slowed down by it: what is too much is dropped, and a line says how much that was.
+#[derive(Clone, Debug)]
+pub(crate) struct Logs {
+    lines: mpsc::Sender<Line>,
+    dropped: Arc<AtomicU64>,
+    shutdown: Shutdown,
+}
+
+#[derive(Debug)]
+struct Line {
+    stream: &'static str,
+    version: Arc<str>,
+    text: String,
+}
+
+/// The topic that holds what a service prints.
+///
+/// # Errors
+/// `InvalidArgument` when the service's name is too long for it.
+pub(crate) fn topic(service: &ServiceName) -> Result<TopicName> {
+    format!("_logs.{service}").parse()
+}
+
+impl Logs {
+    /// A log that is written to its topic until the last clone is dropped.
+    pub(crate) async fn open(
+        log: Arc<dyn Log>,
+        service: &ServiceName,
+        server: &str,
+        shutdown: &Shutdown,
+    ) -> Result<Self> {
+        let name = topic(service)?;
+        let mut definition = Topic::new(name.clone());
+        definition.durability = Durability::Os;
+        definition.dedup_window = Duration::ZERO;
+        definition.retention =
+            Retention { max_bytes: Some(16 * 1024 * 1024), drop_unread: true, ..Retention::default() };
+        log.put_topic(definition, Expect::Any).await?;
+        let (lines, queue) = mpsc::channel(QUEUE);
+        let dropped = Arc::<AtomicU64>::default();
+        let writer = Writer { log, topic: name, server: server.into(), dropped: dropped.clone() };
+        shutdown.tasks().spawn(writer.run(queue));
+        Ok(Self { lines, dropped, shutdown: shutdown.clone() })
+    }
+
+    /// A log that leads nowhere, for code that is only being looked at.
+    pub(crate) fn nowhere(shutdown: &Shutdown) -> Self {
+        Self { lines: mpsc::channel(1).0, dropped: Arc::default(), shutdown: shutdown.clone() }
+    }
+
+    /// A line of the system's own.
+    pub(crate) fn system(&self, version: &str, text: String) {
+        self.add(Line { stream: "system", version: version.into(), text });
+    }
+
+    /// Reads what a process prints until it has ended, which `ended` tells.
+    pub(crate) fn follow(
+        &self,
+        version: &str,
+        stdout: Option<ChildStdout>,
+        stderr: Option<ChildStderr>,
+        ended: CancellationToken,
+    ) -> Tail {
+        let version: Arc<str> = version.into();
+        let tail = Tail::default();
+        let tasks = self.shutdown.tasks();
+        if let Some(stdout) = stdout {
+            let (logs, version) = (self.clone(), version.clone());
+            tasks.spawn(read_lines(stdout, ended.clone(), move |text| {
+                logs.add(Line { stream: "stdout", version: version.clone(), text });
+            }));
+        }
+        if let Some(stderr) = stderr {
+            let (logs, tail) = (self.clone(), tail.clone());
+            tasks.spawn(read_lines(stderr, ended, move |text| {
+                tail.add(&text);
+                logs.add(Line { stream: "stderr", version: version.clone(), text });
+            }));
+        }
+        tail
+    }
+
+    fn add(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The last lines of a process's standard error.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
+
+impl Tail {
+    fn add(&self, line: &str) {
+        let mut lines = self.0.lock();
+        if lines.len() == LAST_LINES {
+            lines.pop_front();
+        }
+        lines.push_back(line.chars().take(500).collect());
+    }
+
+    pub(crate) fn text(&self) -> String {
+        let lines = self.0.lock();
+        lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
+    }
+}
+
+/// Gives each line of a stream, cut to [`MAX_LINE`], whatever bytes it holds.
+///
+/// Once `ended` is cancelled it reads what is left and stops: something that the process has started and that
+/// got away may hold the stream open for ever.
+async fn read_lines(
+    mut stream: impl AsyncRead + Unpin,
+    ended: CancellationToken,
+    mut line: impl FnMut(String),
+) {
+    let mut lines = Lines::default();
+    let mut buffer = vec![0; 16 * 1024];
+    loop {
+        let read = if ended.is_cancelled() {
+            tokio::time::timeout(LEFT_WITHIN, stream.read(&mut buffer)).await.unwrap_or(Ok(0))
+        } else {
+            tokio::select! {
+                read = stream.read(&mut buffer) => read,
+                () = ended.cancelled() => continue,
+            }
+        };
+        match read {
+            Ok(read @ 1..) => lines.feed(&buffer[..read], &mut line),
+            _ => break,
+        }
+    }
+    lines.end(&mut line);
+}
+
+#[derive(Default)]
+struct Lines {
+    line: Vec<u8>,
+    cut: usize,
+}
+
+impl Lines {
+    fn feed(&mut self, bytes: &[u8], line: &mut impl FnMut(String)) {
+        for piece in bytes.split_inclusive(|byte| *byte == b'\n') {
+            let (text, ends) = match piece.strip_suffix(b"\n") {
+                Some(text) => (text, true),
+                None => (piece, false),
+            };
+            let room = MAX_LINE - self.line.len();
+            self.line.extend_from_slice(&text[..text.len().min(room)]);
+            self.cut += text.len().saturating_sub(room);
+            if ends {
+                self.emit(line);
+            }
+        }
+    }
+
+    fn end(&mut self, line: &mut impl FnMut(String)) {
+        if !self.line.is_empty() {
+            self.emit(line);
+        }
+    }
+
+    fn emit(&mut self, line: &mut impl FnMut(String)) {
+        let bytes = self.line.strip_suffix(b"\r").unwrap_or(&self.line);
+        let mut text = String::from_utf8_lossy(bytes).into_owned();
+        if self.cut > 0 {
+            text.push_str(&format!(" ... and {} more bytes", self.cut));
+        }
+        self.line.clear();
+        self.cut = 0;
+        line(text);
+    }
+}
+
+/// A token bucket.
+#[derive(Clone, Copy, Debug)]
+struct Rate {
+    per_second: f64,
+    burst: f64,
+}
+
+#[derive(Debug)]
+struct Bucket {
+    rate: Rate,
+    left: f64,
+    filled: Instant,
+}
+
+impl Bucket {
+    fn new(rate: Rate, now: Instant) -> Self {
+        Self { rate, left: rate.burst, filled: now }
+    }
+
+    fn take(&mut self, amount: f64, now: Instant) -> bool {
+        let since = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.left = (self.left + since * self.rate.per_second).min(self.rate.burst);
+        self.filled = now;
+        if self.left < amount {
+            return false;
+        }
+        self.left -= amount;
+        true
+    }
+}
+
+/// Publishes the lines.
+struct Writer {
+    log: Arc<dyn Log>,
+    topic: TopicName,
+    server: String,
+    dropped: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(self, mut queue: mpsc::Receiver<Line>) {
+        let now = Instant::now();
+        let (mut lines, mut bytes) = (Bucket::new(LINES, now), Bucket::new(BYTES, now));
+        let mut gathered = Vec::new();
+        while queue.recv_many(&mut gathered, QUEUE).await > 0 {
+            let now = Instant::now();
+            let mut batch = Batch::default();
+            for line in gathered.drain(..) {
+                #[allow(clippy::cast_precision_loss)] // a line has at most a few KiB
+                let size = line.text.len() as f64;
+                if !(lines.take(1.0, now) && bytes.take(size, now) && batch.push(&self.message(line)).is_ok())
+                {
+                    self.dropped.fetch_add(1, Ordering::Relaxed);
+                }
+            }
+            let dropped = self.dropped.swap(0, Ordering::Relaxed);
+            if dropped > 0 {
+                let text =
+                    format!("{dropped} lines were dropped: the service prints more than its log takes");
+                let _ = batch.push(&self.message(Line { stream: "system", version: "".into(), text }));
+            }
+            if !batch.is_empty()
+                && let Err(error) = self.log.publish(&self.topic, batch, None).await
+            {
+                tracing::warn!(topic = %self.topic, %error, "a service's output is lost");
+            }
+            tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    fn message(&self, line: Line) -> Message {
+        let mut message = Message::new(line.text)
+            .with_header("stream", line.stream)
+            .with_header("server", self.server.as_str());
+        if !line.version.is_empty() {
+            message = message.with_header("version", &*line.version);
+        }
+        message.content_type = Some("text/plain; charset=utf-8".into());
+        message
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(pieces: &[&[u8]]) -> Vec<String> {
+        let (mut lines, mut seen) = (Lines::default(), Vec::new());
+        for piece in pieces {
+            lines.feed(piece, &mut |line| seen.push(line));
+        }
+        lines.end(&mut |line| seen.push(line));
+        seen
+    }
+
+    #[test]
+    fn output_becomes_lines_wherever_it_is_cut() {
+        assert_eq!(lines(&[b"a\nb", b"c\r\n", b"\n", b"last"]), ["a", "bc", "", "last"]);
+        assert_eq!(lines(&[b"\xff\xfeok\n"]), ["\u{fffd}\u{fffd}ok"]);
+        assert!(lines(&[]).is_empty());
+    }
+
+    #[test]
+    fn a_line_without_end_is_cut_and_costs_no_more_than_its_limit() {
+        let piece = vec![b'x'; 100_000];
+        let seen = lines(&[&piece, &piece, b"\nnext\n"]);
+        assert_eq!(seen.len(), 2);
+        assert!(
+            seen[0].ends_with(&format!("x ... and {} more bytes", 200_000 - MAX_LINE)),
+            "{}",
+            seen[0].len()
+        );
+        assert_eq!(seen[1], "next");
+    }
+
+    #[test]
+    fn a_bucket_gives_its_burst_and_then_its_rate() {
+        let now = Instant::now();
+        let mut bucket = Bucket::new(Rate { per_second: 10.0, burst: 20.0 }, now);
+        assert_eq!((0..100).filter(|_| bucket.take(1.0, now)).count(), 20);
+        let later = now + Duration::from_secs(1);
+        assert_eq!((0..100).filter(|_| bucket.take(1.0, later)).count(), 10);
+    }
+}

@@ -1,0 +1,197 @@
+//! One service on this server: what its record asks for, and what runs.
+
+use std::time::{Duration, SystemTime};
+
+use crossdock_config::{ServiceRecord, ServiceState, ServiceStatus, keys};
+use crossdock_topics::{Error, Result, ServiceName};
+use tokio::sync::watch;
+
+use crate::deploy::is_intact;
+use crate::launch::Workshop;
+use crate::logs::Logs;
+use crate::pool::{Plan, Pool, Standing};
+use crate::status::Statuses;
+
+/// How long a pool that is replaced is given to end what it holds, beyond its longest call.
+const DRAIN: Duration = Duration::from_secs(30);
+/// Changes of the number of processes are reported at most so often.
+const REPORT: Duration = Duration::from_millis(200);
+
+/// Keeps a service as its record says, until there is no record or the shutdown begins.
+pub(crate) struct Service {
+    workshop: Workshop,
+    name: ServiceName,
+    statuses: Statuses,
+    logs: Option<Logs>,
+    running: Option<Running>,
+}
+
+/// The pool that takes calls.
+struct Running {
+    record: ServiceRecord,
+    pool: Pool,
+    standing: watch::Receiver<Standing>,
+}
+
+impl Service {
+    pub(crate) fn new(workshop: Workshop, name: ServiceName, statuses: Statuses) -> Self {
+        Self { workshop, name, statuses, logs: None, running: None }
+    }
+
+    /// Follows the record: each change is carried out before the next is looked at, the newest only.
+    pub(crate) async fn run(mut self, mut wanted: watch::Receiver<Option<ServiceRecord>>) {
+        let shutdown = self.workshop.shutdown.clone();
+        loop {
+            let record = wanted.borrow_and_update().clone();
+            let Some(record) = record else { break };
+            if shutdown.has_started() {
+                break;
+            }
+            self.follow(record).await;
+            loop {
+                tokio::select! {
+                    changed = wanted.changed() => {
+                        if changed.is_err() {
+                            self.stop(DRAIN).await;
+                            return;
+                        }
+                        break;
+                    }
+                    () = Self::standing_changed(&mut self.running) => {
+                        self.look().await;
+                        tokio::time::sleep(REPORT).await;
+                    }
+                    () = shutdown.started() => break,
+                }
+            }
+        }
+        // What is not settled by the end of the grace would be lost with the process; leave time to give it back.
+        let grace = if shutdown.has_started() { shutdown.grace().mul_f64(0.8) } else { DRAIN };
+        self.stop(grace).await;
+        self.statuses.withdraw(&self.workshop.options.server, &self.name);
+    }
+
+    async fn standing_changed(running: &mut Option<Running>) {
+        match running {
+            Some(running) => {
+                if running.standing.changed().await.is_ok() {
+                    return;
+                }
+                std::future::pending().await
+            }
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Makes what runs be what the record says.
+    async fn follow(&mut self, record: ServiceRecord) {
+        if record.paused {
+            self.stop(DRAIN).await;
+            self.report(&record.current, ServiceState::Paused, None);
+            return;
+        }
+        let same = self.running.as_ref().is_some_and(|running| {
+            running.record.current == record.current
+                && running.record.settings == record.settings
+                && running.standing.borrow().given_up.is_none()
+        });
+        if same {
+            self.look().await;
+            return;
+        }
+        self.report(&record.current, ServiceState::Starting, None);
+        match self.start(&record).await {
+            Ok(pool) => {
+                let old = self.running.take();
+                let standing = pool.standing();
+                self.running = Some(Running { record, pool, standing });
+                self.look().await;
+                if let Some(old) = old {
+                    // Both take calls for a moment, so that none finds nobody. The old one ends what it holds.
+                    let grace = DRAIN + old.record.settings.timeout;
+                    self.workshop.shutdown.tasks().spawn(old.pool.stop(grace));
+                }
+            }
+            Err(error) => {
+                let instead = match &self.running {
+                    Some(running) => format!("; version {} goes on", running.record.current),
+                    None => String::new(),
+                };
+                tracing::warn!(service = %self.name, version = record.current, %error, "cannot start a service");
+                if let Some(logs) = &self.logs {
+                    logs.system(&record.current, format!("the version cannot be started: {error}{instead}"));
+                }
+                self.report(&record.current, ServiceState::Failed, Some(format!("{error}{instead}")));
+            }
+        }
+    }
+
+    async fn start(&mut self, record: &ServiceRecord) -> Result<Pool> {
+        let workshop = self.workshop.clone();
+        let broker = workshop.broker.clone();
+        let logs = match &self.logs {
+            Some(logs) => logs.clone(),
+            None => {
+                let server = &workshop.options.server;
+                let logs = Logs::open(broker.clone(), &self.name, server, &workshop.shutdown).await?;
+                self.logs.insert(logs).clone()
+            }
+        };
+        let code = broker.get(&keys::code(&record.current)).await?;
+        let source = code.ok_or_else(|| Error::not_found("code of version", &record.current))?.value;
+        if !is_intact(&record.current, &source) {
+            return Err(Error::internal(format!("the code of version {} is damaged", record.current))
+                .hint("deploy it again"));
+        }
+        let spec = workshop.spec(&self.name, source.to_vec(), &record.settings, false).await?;
+        let pool = Pool::start(Plan {
+            broker,
+            service: self.name.clone(),
+            settings: record.settings.clone(),
+            spec,
+            beacon: workshop.folder.beacon(),
+            logs,
+        })
+        .await?;
+        if let Err(error) = pool.open().await {
+            pool.stop(Duration::ZERO).await;
+            return Err(error);
+        }
+        Ok(pool)
+    }
+
+    async fn stop(&mut self, grace: Duration) {
+        if let Some(running) = self.running.take() {
+            running.pool.stop(grace).await;
+        }
+    }
+
+    /// Reports how what runs stands; a pool that was given up is ended.
+    async fn look(&mut self) {
+        let Some(running) = &mut self.running else { return };
+        let standing = running.standing.borrow_and_update().clone();
+        let version = running.record.current.clone();
+        match standing.given_up {
+            Some(reason) => {
+                self.stop(Duration::ZERO).await;
+                self.report(&version, ServiceState::Failed, Some(reason));
+            }
+            None if standing.ready == 0 => self.report(&version, ServiceState::Starting, None),
+            None => self.report(&version, ServiceState::Running, None),
+        }
+    }
+
+    fn report(&self, version: &str, state: ServiceState, reason: Option<String>) {
+        let standing = self.running.as_ref().map(|r| r.standing.borrow().clone()).unwrap_or_default();
+        self.statuses.report(ServiceStatus {
+            service: self.name.clone(),
+            server: self.workshop.options.server.clone(),
+            version: version.to_owned(),
+            state,
+            reason,
+            processes: standing.ready,
+            restarts: standing.restarts,
+            since: SystemTime::now().into(),
+        });
+    }
+}
