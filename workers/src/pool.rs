@@ -30,7 +30,7 @@ const WITHIN: Duration = Duration::from_secs(60);
 const LEAVE_WITHIN: Duration = Duration::from_secs(2);
 /// How long to wait before a process is started again.
 const RESTART: Backoff =
-    Backoff { first: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(5) };
+    Backoff { first: Duration::from_millis(100), factor: 2.0, max: Duration::from_secs(2) };
 
 /// How a pool stands.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
