@@ -3,7 +3,8 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use crossdock_control::api::{Applied, Step, StepAction};
+use crossdock_config::{Action, Step};
+use crossdock_control::api::Applied;
 use crossdock_topics::Error;
 use reqwest::{Method, header};
 
@@ -77,8 +78,8 @@ impl Arguments {
 
 fn summary(steps: &[Step], dry_run: bool) -> String {
     let count = |action| steps.iter().filter(|step| step.action == action).count();
-    let (created, updated) = (count(StepAction::Create), count(StepAction::Update));
-    let unchanged = count(StepAction::Unchanged);
+    let (created, updated) = (count(Action::Create), count(Action::Update));
+    let unchanged = count(Action::Unchanged);
     let verb = if dry_run { "would be " } else { "" };
     format!("{created} {verb}created, {updated} {verb}updated, {unchanged} unchanged")
 }
@@ -88,11 +89,11 @@ impl Show for Step {
 
     fn row(&self) -> Vec<String> {
         let action = match self.action {
-            StepAction::Create => "create",
-            StepAction::Update => "update",
-            StepAction::Unchanged => "unchanged",
+            Action::Create => "create",
+            Action::Update => "update",
+            Action::Unchanged => "unchanged",
         };
-        vec![action.into(), self.kind.clone(), self.name.clone(), self.detail.clone().unwrap_or_default()]
+        vec![action.into(), self.kind.to_string(), self.name.clone(), self.detail.clone().unwrap_or_default()]
     }
 
     fn name(&self) -> String {

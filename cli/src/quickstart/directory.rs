@@ -38,6 +38,11 @@ impl Directory {
         self.0.join("broker")
     }
 
+    /// Where services are run; made anew at each start.
+    pub(super) fn services(&self) -> PathBuf {
+        self.0.join("services")
+    }
+
     /// Where the context is.
     pub(super) fn context_file(&self) -> PathBuf {
         self.0.join("context.json")

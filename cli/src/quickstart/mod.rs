@@ -89,7 +89,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         directory.save(&context)?;
         admin.set(&*broker, &password).await?;
         save(&directory, &context);
-        let server = Server::start(broker.clone(), ports, &gateway_url).await?;
+        let server = Server::start(broker.clone(), &directory, ports, &gateway_url).await?;
         answers(&context).await?;
         Ok::<_, Error>((server, gateway_url, admin_url, password))
     };

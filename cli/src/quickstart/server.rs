@@ -50,11 +50,20 @@ impl Server {
     ///
     /// # Errors
     /// When one cannot start.
-    pub(super) async fn start(broker: SharedBroker, ports: Ports, gateway_url: &str) -> Result<Self> {
+    pub(super) async fn start(
+        broker: SharedBroker,
+        directory: &Directory,
+        ports: Ports,
+        gateway_url: &str,
+    ) -> Result<Self> {
         let name = name();
         let (access_end, workers_end) = (part(), part());
         let access = Access::open(Arc::clone(&broker) as Arc<dyn Store>, &access_end).await?;
         let (ended, ends) = mpsc::channel(3);
+
+        let options = crossdock_workers::Options::new(name.as_str(), directory.services());
+        let run = crossdock_workers::run(options, Arc::clone(&broker), workers_end.clone());
+        watch(&workers_end, "running services", &ended, run);
 
         let gateway_end = part();
         let options = crossdock_gateway::http::Options::default();

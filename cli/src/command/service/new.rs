@@ -51,7 +51,7 @@ impl Arguments {
         write_new(&service, &fill(SERVICE))?;
         write_new(&test, &fill(TEST))?;
         let sdk = dir.join("crossdock.py");
-        std::fs::write(&sdk, include_str!("../../../../sdk/python/src/crossdock.py"))
+        std::fs::write(&sdk, crossdock_workers::PYTHON_SDK)
             .map_err(|cause| failure::file("write", &sdk, &cause))?;
         print(&format!("{}\n{}\n{}\n", service.display(), test.display(), sdk.display()))?;
         let named = if module == name.as_str() { String::new() } else { format!(" --name {name}") };
