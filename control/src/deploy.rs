@@ -40,14 +40,14 @@ impl Order<'_> {
                 .hint("choose a name that does not begin with '_'"));
         }
         if self.source.trim().is_empty() {
-            return Err(Error::invalid(format!("service {}: the source is empty", self.name))
+            return Err(Error::invalid("the source is empty")
                 .hint("send the Python code of the service"));
         }
         if self.source.len() > MAX_SOURCE {
             let length = self.source.len();
             return Err(Error::new(
                 ErrorCode::TooLarge,
-                format!("service {}: the source has {length} bytes, the limit is {MAX_SOURCE}", self.name),
+                format!("the source has {length} bytes, the limit is {MAX_SOURCE}"),
             ));
         }
         let body = serde_json::to_vec(self).map_err(|cause| Error::internal(cause.to_string()))?;
