@@ -4,6 +4,8 @@
 
 mod sandbox;
 
+use crossdock_broker::EmbeddedOptions;
+use crossdock_http::Limits;
 use crossdock_topics::{Expect, Log, Topic};
 use sandbox::{ADMIN_BASIC, Sandbox, answer, rest};
 use serde_json::json;
@@ -190,5 +192,29 @@ async fn a_half_sent_message_is_not_stored() {
     drop(sandbox.raw(&head).await); // and one that goes away
     assert!(rest(&mut slow).await.starts_with("HTTP/1.1 400"));
     assert!(sandbox.stored("orders").await.is_empty());
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_broker_says_when_to_try_again_and_stores_what_it_acknowledged() {
+    // There is room for one message at a time.
+    let small = |options| EmbeddedOptions { waiting_bytes: 1, ..options };
+    let sandbox = Sandbox::start_with(Limits::default(), small).await;
+    sandbox.topic("orders").await;
+    assert_eq!(answer(sandbox.post("/topics/orders/messages").body("x")).await.0, 201); // credentials are known now
+    let publish = || async {
+        let response = sandbox.post("/topics/orders/messages").body(vec![b'x'; 10_000]).send().await.unwrap();
+        let wait = response.headers().get("retry-after").map(|value| value.to_str().unwrap().to_owned());
+        (response.status().as_u16(), wait)
+    };
+    let answers = futures::future::join_all((0..64).map(|_| publish())).await;
+    let stored = answers.iter().filter(|(status, _)| *status == 201).count();
+    let refused: Vec<_> = answers.iter().filter(|(status, _)| *status == 429).collect();
+    assert_eq!(stored + refused.len(), 64, "{answers:?}");
+    assert!(
+        !refused.is_empty() && refused.iter().all(|(_, wait)| wait.as_deref() == Some("1")),
+        "{answers:?}"
+    );
+    assert_eq!(sandbox.stored("orders").await.len(), 1 + stored);
     sandbox.stop().await;
 }

@@ -38,12 +38,12 @@ impl Sandbox {
             stall: Duration::from_secs(1),
             ..Limits::default()
         };
-        Self::start_with(limits).await
+        Self::start_with(limits, |options| options).await
     }
 
-    pub async fn start_with(limits: Limits) -> Self {
+    pub async fn start_with(limits: Limits, broker: fn(EmbeddedOptions) -> EmbeddedOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let options = EmbeddedOptions::new(folder.path());
+        let options = broker(EmbeddedOptions::new(folder.path()));
         let broker = tokio::task::spawn_blocking(|| Embedded::open(options)).await.unwrap().unwrap();
         let shutdown = Shutdown::new(Duration::from_secs(5));
         put_user(&*broker, ADMIN.0, ADMIN.1, None).await;
