@@ -11,8 +11,10 @@ use crate::sandbox;
 #[tokio::test]
 async fn given_an_empty_folder_when_started_should_be_ready_with_a_password_and_urls() {
     let mut sandbox = sandbox().start().await;
-    let log = sandbox.log();
-    assert!(log.contains(sandbox.password()), "the password is printed once: {log}");
+    let log = eventually("the password to be printed", Duration::from_secs(5), || async {
+        Some(sandbox.log()).filter(|log| log.contains(sandbox.password()))
+    })
+    .await;
     assert!(log.contains(&sandbox.gateway().address()) && log.contains(&sandbox.admin().address()), "{log}");
     let health = sandbox.admin().with_user(None).get("/api/v1/health").await.expect(200).json();
     assert_eq!(health["ready"], true);

@@ -208,7 +208,8 @@ fn family_options(name: &str, cache: &Cache) -> Options {
 
 fn refused(path: &Path, cause: &rocksdb::Error) -> Error {
     let text = cause.to_string();
-    if text.contains("lock ") || text.contains("LOCK") {
+    // "Corruption: block checksum mismatch" speaks of a block.
+    if text.starts_with("IO error") && text.contains("LOCK") {
         return Error::new(ErrorCode::Conflict, format!("another process is using {}", path.display()))
             .hint("stop it, or name another folder");
     }
