@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crossdock_config::{Fault, Step};
 use crossdock_topics::{Error, ErrorCode};
 use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
 use serde::de::DeserializeOwned;
@@ -95,7 +96,15 @@ impl Client {
     /// # Errors
     /// `Unavailable` or `Timeout` when there is no answer; otherwise the server's own error.
     pub(crate) async fn send(&self, request: RequestBuilder) -> Result<Response, Error> {
-        let response = request.send().await.map_err(|cause| self.unanswered(&cause))?;
+        self.try_send(request).await.map_err(|refusal| refusal.error)
+    }
+
+    /// The same, for requests whose refusal says more than an error does.
+    ///
+    /// # Errors
+    /// Those of [`Client::send`], with what else the server said.
+    pub(crate) async fn try_send(&self, request: RequestBuilder) -> Result<Response, Refusal> {
+        let response = request.send().await.map_err(|cause| Refusal::from(self.unanswered(&cause)))?;
         if response.status().is_success() {
             return Ok(response);
         }
@@ -116,7 +125,14 @@ impl Client {
     /// # Errors
     /// Those of [`Client::send`]; `Internal` for an answer that is something else.
     pub(crate) async fn json<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, Error> {
-        let response = self.send(request).await?;
+        self.read(self.send(request).await?).await
+    }
+
+    /// Reads an answer as JSON.
+    ///
+    /// # Errors
+    /// `Unavailable` when it breaks off; `Internal` for an answer that is something else.
+    pub(crate) async fn read<T: DeserializeOwned>(&self, response: Response) -> Result<T, Error> {
         let body = response.bytes().await.map_err(|cause| self.unanswered(&cause))?;
         serde_json::from_slice(&body).map_err(|cause| {
             Error::internal(format!("the answer of {} is not understood: {cause}", self.base))
@@ -169,8 +185,8 @@ impl Client {
             .hint("it may have been done or not; see `crossdock status`")
     }
 
-    /// The error an unsuccessful answer means.
-    async fn refusal(&self, response: Response) -> Error {
+    /// What an unsuccessful answer means.
+    async fn refusal(&self, response: Response) -> Refusal {
         let status = response.status();
         let retry_after = response
             .headers()
@@ -178,19 +194,39 @@ impl Client {
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
         let body = response.bytes().await.unwrap_or_default();
-        let mut error = match serde_json::from_slice::<Problem>(&body) {
+        let mut refusal = match serde_json::from_slice::<Problem>(&body) {
             Ok(problem) => problem.into(),
-            Err(_) => Error::new(
-                code_of(status),
-                format!("{} answered {status}, which is not Crossdock's way of saying no", self.base),
-            )
-            .hint("is CROSSDOCK_URL the Admin API of a Crossdock server?"),
+            Err(_) => Refusal::from(
+                Error::new(
+                    code_of(status),
+                    format!("{} answered {status}, which is not Crossdock's way of saying no", self.base),
+                )
+                .hint("is CROSSDOCK_URL the Admin API of a Crossdock server?"),
+            ),
         };
+        let error = &mut refusal.error;
         error.retry_after = error.retry_after.or(retry_after);
         if error.code == ErrorCode::Unauthenticated && error.hint.is_none() {
-            error = error.hint("set CROSSDOCK_USER and CROSSDOCK_PASSWORD, or CROSSDOCK_API_KEY");
+            error.hint = Some("set CROSSDOCK_USER and CROSSDOCK_PASSWORD, or CROSSDOCK_API_KEY".into());
         }
-        error
+        refusal
+    }
+}
+
+/// An error, and what else a refused configuration comes back with.
+#[derive(Debug)]
+pub(crate) struct Refusal {
+    /// The error.
+    pub(crate) error: Error,
+    /// Everything that is wrong in the document, where it is.
+    pub(crate) faults: Vec<Fault>,
+    /// What was done before it went wrong.
+    pub(crate) steps: Vec<Step>,
+}
+
+impl From<Error> for Refusal {
+    fn from(error: Error) -> Self {
+        Self { error, faults: Vec::new(), steps: Vec::new() }
     }
 }
 
@@ -201,15 +237,17 @@ struct Problem {
     detail: String,
     #[serde(default)]
     hint: Option<String>,
+    #[serde(default)]
+    faults: Vec<Fault>,
+    #[serde(default)]
+    steps: Vec<Step>,
 }
 
-impl From<Problem> for Error {
+impl From<Problem> for Refusal {
     fn from(problem: Problem) -> Self {
-        let error = Self::new(problem.code, problem.detail);
-        match problem.hint {
-            Some(hint) => error.hint(hint),
-            None => error,
-        }
+        let mut error = Error::new(problem.code, problem.detail);
+        error.hint = problem.hint.map(Into::into);
+        Self { error, faults: problem.faults, steps: problem.steps }
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
-use crossdock_config::{Document, Parsed, Place, parse};
+use crossdock_config::{Document, Fault, Parsed, Place, parse};
 use crossdock_topics::{Error, ErrorCode};
 
 use crate::failure::{self, Failure, Result};
@@ -41,22 +41,20 @@ impl File {
         Ok(Self { name, folder, text })
     }
 
-    /// What it says, with `${VAR:-default}` replaced from `variables` and the services' code filled in.
+    /// Checks all that it says, with `${VAR:-default}` replaced from `variables` and the services' code filled in.
     ///
     /// # Errors
     /// Everything that is wrong with it, at its places.
-    pub(crate) fn document(&self, variables: &HashMap<String, String>) -> Result<Document> {
-        let parsed = parse(self.text.as_bytes(), Some(variables), None).map_err(|invalid| {
-            let faults: Vec<(Place, String)> =
-                invalid.faults().iter().map(|fault| (fault.place, fault.message.clone())).collect();
-            self.wrong(&faults)
-        })?;
-        self.with_code(parsed)
-    }
-
-    fn with_code(&self, parsed: Parsed) -> Result<Document> {
+    pub(crate) fn check(self, variables: &HashMap<String, String>) -> Result<Checked> {
+        let mut parsed = match parse(self.text.as_bytes(), Some(variables), None) {
+            Ok(parsed) => parsed,
+            Err(invalid) => {
+                let faults: Vec<_> = invalid.faults().iter().map(|f| (f.place, f.message.clone())).collect();
+                return Err(self.wrong(&faults));
+            }
+        };
         let mut faults = Vec::new();
-        let mut services = parsed.document.services.clone();
+        let mut services = std::mem::take(&mut parsed.document.services);
         for (index, service) in services.iter_mut().enumerate() {
             let Some(source) = service.source.take() else { continue };
             match source_text(&self.folder.join(&source)) {
@@ -67,11 +65,8 @@ impl File {
                 }
             }
         }
-        if faults.is_empty() {
-            Ok(Document { services, ..parsed.document })
-        } else {
-            Err(self.wrong(&faults))
-        }
+        parsed.document.services = services;
+        if faults.is_empty() { Ok(Checked { file: self, parsed }) } else { Err(self.wrong(&faults)) }
     }
 
     fn wrong(&self, faults: &[(Place, String)]) -> Failure {
@@ -79,7 +74,7 @@ impl File {
             [(_, message)] => format!("{}: {message}", self.name),
             many => format!("{} is wrong in {} places", self.name, many.len()),
         };
-        let error = Error::invalid(message).hint("nothing was applied; correct it and apply it again");
+        let error = Error::invalid(message).hint("nothing of it was applied: correct it and apply it again");
         let labels: Vec<_> = faults
             .iter()
             .map(|(place, message)| {
@@ -89,6 +84,41 @@ impl File {
             })
             .collect();
         Failure::in_file(&self.name, &self.text, &labels, error)
+    }
+}
+
+/// A file without faults, as far as can be said without the server.
+#[derive(Debug)]
+pub(crate) struct Checked {
+    file: File,
+    parsed: Parsed,
+}
+
+impl Checked {
+    /// What it says, as it is sent.
+    pub(crate) fn document(&self) -> &Document {
+        &self.parsed.document
+    }
+
+    /// What the server finds wrong with it, knowing what there is already, at the file's own places: those of
+    /// the server are in the text it was sent.
+    pub(crate) fn refused(&self, faults: &[Fault]) -> Failure {
+        let own = |fault: &Fault| (self.place(&fault.path), fault.message.clone());
+        self.file.wrong(&faults.iter().map(own).collect::<Vec<_>>())
+    }
+
+    /// Where the innermost part of a path stands that is in the file.
+    fn place(&self, path: &str) -> Place {
+        let mut path = path;
+        loop {
+            if let Some(place) = self.parsed.place(path) {
+                return place;
+            }
+            match path.rfind(['.', '[']) {
+                Some(end) => path = &path[..end],
+                None => return Place { line: 1, column: 1 },
+            }
+        }
     }
 }
 
@@ -132,20 +162,21 @@ mod tests {
         let text = "topics:\n  - name: ${T}\n  - name: ${U:-other}\nservices: [{name: a, source: ./services/a.py}]\n";
         std::fs::write(&path, text).unwrap();
         let variables = HashMap::from([("T".to_owned(), "orders".to_owned())]);
-        let document = File::read(&path).unwrap().document(&variables).unwrap();
+        let checked = File::read(&path).unwrap().check(&variables).unwrap();
+        let document = checked.document();
         let topics: Vec<&str> = document.topics.iter().map(|topic| topic.name.as_str()).collect();
         assert_eq!(topics, ["orders", "other"]);
         assert_eq!(document.services[0].code.as_deref(), Some("print('ü')\n"));
         assert_eq!(document.services[0].source, None);
         // What is sent is JSON, which is YAML, and says the same.
-        let sent = serde_json::to_vec(&document).unwrap();
-        assert_eq!(parse(&sent, None, None).unwrap().document, document);
+        let sent = serde_json::to_vec(document).unwrap();
+        assert_eq!(&parse(&sent, None, None).unwrap().document, document);
     }
 
     #[test]
     fn every_fault_is_shown_at_its_place() {
         let text = "topics:\n  - nmae: a\n  - name: b\n    durability: maybe\n";
-        let failure = file(text, Path::new("")).document(&HashMap::new()).unwrap_err();
+        let failure = file(text, Path::new("")).check(&HashMap::new()).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         insta::assert_snapshot!(failure.render(false));
     }
@@ -153,10 +184,26 @@ mod tests {
     #[test]
     fn code_that_is_not_there_is_shown_where_it_is_named() {
         let text = "services:\n  - name: a\n    source: ./no.py\n";
-        let failure = file(text, Path::new("")).document(&HashMap::new()).unwrap_err();
+        let failure = file(text, Path::new("")).check(&HashMap::new()).unwrap_err();
         assert_eq!(failure.exit(), Exit::Usage);
         let shown = failure.render(false);
         assert!(shown.contains("c.yaml:3") && shown.contains("no.py"), "{shown}");
+    }
+
+    #[test]
+    fn what_the_server_finds_is_shown_in_the_file() {
+        let text = "topics:\n  - name: a\n\npermissions:\n  - name: p\n    users: [bob]\n";
+        let checked = file(text, Path::new("")).check(&HashMap::new()).unwrap();
+        let fault = |path: &str| Fault {
+            place: Place { line: 1, column: 99 },
+            path: path.into(),
+            message: "there is no user bob".into(),
+        };
+        for path in ["permissions[0].users[0]", "permissions[0].users[0].x"] {
+            let shown = checked.refused(&[fault(path)]).render(false);
+            assert!(shown.contains("c.yaml:6") && shown.contains("bob"), "{shown}");
+        }
+        assert!(checked.refused(&[fault("")]).render(false).contains("c.yaml:1"));
     }
 
     #[test]

@@ -42,13 +42,13 @@ impl Arguments {
         let variables = variables();
         let mut documents = Vec::with_capacity(self.files.len());
         for path in &self.files {
-            documents.push(File::read(path)?.document(&variables)?);
+            documents.push(File::read(path)?.check(&variables)?);
         }
         let client = caller.connect()?;
         let mut steps = Vec::new();
         for document in documents {
             // JSON is YAML too, and says each text exactly.
-            let body = serde_json::to_vec(&document)
+            let body = serde_json::to_vec(document.document())
                 .map_err(|cause| Error::internal(format!("cannot write the document: {cause}")))?;
             let mut request = client
                 .api(Method::POST, &["apply"])
@@ -58,15 +58,19 @@ impl Arguments {
                 request = request.query(&[("dry_run", "true")]);
             }
             let waiting = spinner("applying");
-            let applied = client.json::<Applied>(Client::patient(request, PATIENCE)).await;
+            let answer = client.try_send(Client::patient(request, PATIENCE)).await;
             waiting.finish_and_clear();
-            match applied {
-                Ok(applied) => steps.extend(applied.steps),
-                Err(error) => {
+            match answer {
+                Ok(response) => steps.extend(client.read::<Applied>(response).await?.steps),
+                Err(refusal) => {
+                    steps.extend(refusal.steps);
                     if !steps.is_empty() {
-                        say("the files before this one were applied");
+                        say(&format!("before it went wrong: {}", summary(&steps, self.dry_run)));
                     }
-                    return Err(error.into());
+                    if refusal.faults.is_empty() {
+                        return Err(refusal.error.into());
+                    }
+                    return Err(document.refused(&refusal.faults));
                 }
             }
         }

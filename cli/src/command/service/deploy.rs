@@ -88,7 +88,7 @@ impl Arguments {
     }
 }
 
-/// The one Python file of a directory that is no test.
+/// The one Python file of a directory that is neither a test nor the SDK.
 fn the_service_in(directory: &Path) -> Result<PathBuf, Error> {
     let entries = std::fs::read_dir(directory).map_err(|cause| failure::file("read", directory, &cause))?;
     let mut found = Vec::new();
@@ -96,7 +96,8 @@ fn the_service_in(directory: &Path) -> Result<PathBuf, Error> {
         let path = entry.map_err(|cause| failure::file("read", directory, &cause))?.path();
         let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
         let test = name.starts_with("test_") || name.ends_with("_test.py") || name == "conftest.py";
-        if name.ends_with(".py") && !test && path.is_file() {
+        let sdk = name == "crossdock.py";
+        if name.ends_with(".py") && !test && !sdk && path.is_file() {
             found.push(path);
         }
     }
@@ -134,7 +135,7 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path();
         assert_eq!(the_service_in(path).unwrap_err().code, ErrorCode::NotFound);
-        for name in ["route.py", "test_route.py", "conftest.py", "notes.txt"] {
+        for name in ["route.py", "test_route.py", "conftest.py", "crossdock.py", "notes.txt"] {
             std::fs::write(path.join(name), "").unwrap();
         }
         let file = the_service_in(path).unwrap();

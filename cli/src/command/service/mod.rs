@@ -129,7 +129,12 @@ async fn deployed(
     let waiting = spinner("waiting until it runs");
     let answer = client.json::<Deployment>(request).await;
     waiting.finish_and_clear();
-    let deployment = answer?;
+    let deployment = answer.map_err(|error| match error.code {
+        ErrorCode::ServiceFailed if error.hint.is_none() => {
+            error.hint("nothing was changed: correct it and deploy it again")
+        }
+        _ => error,
+    })?;
     let failed: Vec<&ServiceStatus> = deployment
         .servers
         .iter()

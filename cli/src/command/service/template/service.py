@@ -14,7 +14,7 @@ class Order:  # what a message must look like; one that does not is rejected wit
 @consume("NAME.in")  # called for each message; raise Retry(after=5) to get it again
 def handle(order: Order, ctx: Context) -> None:
     if order.quantity < 1:
-        raise Reject("nothing was ordered")  # to the dead letters: crossdock dlq ls NAME
+        raise Reject("nothing was ordered")  # to the dead letters: crossdock dlq ls NAME.handle
     ctx.publish("NAME.out", order, key=order.id)  # visible together with the acknowledgement, or not at all
 
 
