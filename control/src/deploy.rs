@@ -40,8 +40,7 @@ impl Order<'_> {
                 .hint("choose a name that does not begin with '_'"));
         }
         if self.source.trim().is_empty() {
-            return Err(Error::invalid("the source is empty")
-                .hint("send the Python code of the service"));
+            return Err(Error::invalid("the source is empty").hint("send the Python code of the service"));
         }
         if self.source.len() > MAX_SOURCE {
             let length = self.source.len();

@@ -52,9 +52,17 @@ async fn beat(store: &dyn Store, member: &Member, lease: &mut Option<LeaseId>) -
     let value = records::write(&key, member)?;
     if let Some(held) = *lease {
         match store.keep_alive(held).await {
-            // Somebody may have deleted the record, or written it in our name.
-            Ok(()) if store.get(&key).await?.is_some_and(|entry| entry.value == value) => return Ok(()),
-            Ok(()) => return store.put(&key, value, Expect::Any, Some(held)).await.map(drop),
+            Ok(()) => {
+                match store.get(&key).await? {
+                    Some(entry) if entry.value == value => return Ok(()),
+                    Some(_) => tracing::warn!(
+                        server = member.name,
+                        "another server goes by this name; give each one its own"
+                    ),
+                    None => {}
+                }
+                return store.put(&key, value, Expect::Any, Some(held)).await.map(drop);
+            }
             Err(error) if error.code == ErrorCode::NotFound => *lease = None,
             Err(error) => return Err(error),
         }

@@ -1,6 +1,7 @@
 //! Services: shown, paused, resumed, removed.
 
 use std::collections::{BTreeSet, HashMap};
+use std::time::Duration;
 
 use axum::extract::State;
 use crossdock_config::{Handler, ServiceRecord, ServiceStatus, keys};
@@ -13,7 +14,11 @@ use utoipa::IntoParams;
 use crate::api::{ServiceInfo, ServiceList};
 use crate::extract::{Named, Query};
 use crate::records;
+use crate::rollout;
 use crate::server::Server;
+
+/// How long the servers may take to pause or resume.
+const PAUSE: Duration = Duration::from_secs(30);
 
 /// Lists services
 #[utoipa::path(get, path = "/services", tag = "services", operation_id = "list_services",
@@ -45,7 +50,8 @@ pub(super) async fn get(
 
 /// Stops a service until it is resumed
 ///
-/// On every server. Its subscriptions keep their places. Doing it twice is harmless.
+/// On every server. Its subscriptions keep their places. Doing it twice is harmless. The answer comes when each
+/// server that is alive has done it, or after 30 s.
 #[utoipa::path(post, path = "/services/{name}/pause", tag = "services", operation_id = "pause_service",
     params(("name" = String, Path, description = "The service.")),
     responses((status = 200, body = ServiceInfo)))]
@@ -53,10 +59,12 @@ pub(super) async fn pause(
     State(server): State<Server>,
     Named(name): Named<ServiceName>,
 ) -> Result<Json<ServiceInfo>> {
-    Ok(Json(set_paused(server.store(), &name, true).await?))
+    Ok(Json(set_paused(&server, &name, true).await?))
 }
 
 /// Lets a paused or failed service run again
+///
+/// The answer comes when each server that is alive reports it running, or failed, or after 30 s.
 #[utoipa::path(post, path = "/services/{name}/resume", tag = "services", operation_id = "resume_service",
     params(("name" = String, Path, description = "The service.")),
     responses((status = 200, body = ServiceInfo)))]
@@ -64,21 +72,24 @@ pub(super) async fn resume(
     State(server): State<Server>,
     Named(name): Named<ServiceName>,
 ) -> Result<Json<ServiceInfo>> {
-    Ok(Json(set_paused(server.store(), &name, false).await?))
+    Ok(Json(set_paused(&server, &name, false).await?))
 }
 
 async fn set_paused(
-    store: &dyn Store,
+    server: &Server,
     name: &ServiceName,
     paused: bool,
 ) -> crossdock_topics::Result<ServiceInfo> {
-    let (record, _) = records::update(store, &keys::service(name), |record: Option<&ServiceRecord>| {
+    let mut changed = false;
+    let update = |record: Option<&ServiceRecord>| {
         let record = record.ok_or_else(|| Error::not_found("service", name))?;
         // Resuming writes the record also when it is not paused: that is what a failed service waits for.
-        Ok((record.paused != paused || !paused).then(|| ServiceRecord { paused, ..record.clone() }))
-    })
-    .await?;
-    shown(store, record).await
+        changed = record.paused != paused || !paused;
+        Ok(changed.then(|| ServiceRecord { paused, ..record.clone() }))
+    };
+    let (record, _) = records::update(server.store(), &keys::service(name), update).await?;
+    let rollout = rollout::wait(server, name, changed, PAUSE).await?;
+    Ok(info(record, rollout.statuses))
 }
 
 /// What goes with a service.

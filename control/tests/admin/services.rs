@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crossdock_config::ServiceState::{Failed, Running};
+use crossdock_config::ServiceState::{Failed, Paused, Running};
 use crossdock_config::service::version;
 use crossdock_tests::eventually;
 use crossdock_topics::{Batch, Log, Message, Requests, Topic};
@@ -105,10 +105,12 @@ async fn a_service_goes_back_pauses_resumes_and_keeps_its_settings() {
     let forth = admin.post(path, &json!({"version": version("b"), "wait": "0s"})).await.expect(200).json();
     assert_eq!(forth["version"], version("b"));
 
+    worker::report(&server.broker, "one", "route", &version("b"), Paused);
     let paused = admin.post("/api/v1/services/route/pause", &json!({})).await.expect(200).json();
-    assert_eq!(paused["paused"], true);
+    assert_eq!((&paused["paused"], &paused["servers"][0]["state"]), (&json!(true), &json!("paused")));
+    worker::report(&server.broker, "one", "route", &version("b"), Running);
     let resumed = admin.post("/api/v1/services/route/resume", &json!({})).await.expect(200).json();
-    assert_eq!(resumed["paused"], false);
+    assert_eq!((&resumed["paused"], &resumed["servers"][0]["state"]), (&json!(false), &json!("running")));
     admin.post("/api/v1/services/other/pause", &json!({})).await.problem(404, "not_found");
     server.stop().await;
 }
