@@ -110,10 +110,16 @@ pub(crate) async fn converse(setting: Setting, process: Process, beacon: Option<
 fn blame(setting: &Setting, calls: VecDeque<UnderWay>, in_order: bool, running: Option<u64>, reason: &str) {
     // A process that works in order and does not say on what dies of what it was sent first.
     let running = running.or_else(|| calls.front().filter(|_| in_order).map(|first| first.id));
+    let several = running.is_none() && calls.len() > 1;
+    if several {
+        setting.dispatch.suspect(calls.len());
+    }
     let mut unbegun = Vec::new();
     for UnderWay { id, call, .. } in calls {
         match running {
-            // Beside each other all of them had begun, and any of them may have done it.
+            // Beside each other all of them had begun, and any of them may have done it: their callers are
+            // told, and their messages come again, one at a time.
+            None if several && matches!(call.work, Work::Message { .. }) => drop(call),
             None => fail(call, reason),
             Some(running) if running == id => fail(call, reason),
             Some(running) if in_order && id > running => unbegun.push(call),

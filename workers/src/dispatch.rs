@@ -26,6 +26,8 @@ struct State {
     seats: Vec<Seat>,
     last_call: u64,
     last_seat: u64,
+    /// So many calls are to be handed out one at a time.
+    alone: usize,
 }
 
 #[derive(Debug)]
@@ -124,6 +126,13 @@ impl Dispatch {
         state.hand_out(Instant::now());
     }
 
+    /// One of several calls that ran beside each other has killed their process, and which one is not known. For
+    /// about as many calls a process gets one at a time, so that it is known when it happens again.
+    pub(crate) fn suspect(&self, calls: usize) {
+        let mut state = self.state.lock();
+        state.alone = state.alone.max(2 * calls);
+    }
+
     /// A process has ended a call; gives it, if the process had it.
     pub(crate) fn finish(&self, seat: u64, id: u64) -> Option<Call> {
         let now = Instant::now();
@@ -137,6 +146,7 @@ impl Dispatch {
         {
             next.since = now;
         }
+        state.alone = state.alone.saturating_sub(1);
         state.hand_out(now);
         drop(state);
         self.changed.notify_waiters();
@@ -164,12 +174,13 @@ impl Dispatch {
 
 impl State {
     fn capacity(&self) -> usize {
-        self.seats.iter().map(Seat::depth).sum()
+        self.seats.iter().map(|seat| seat.depth(self.alone > 0)).sum()
     }
 
     fn hand_out(&mut self, now: Instant) {
         while !self.waiting.is_empty() {
-            let free = self.seats.iter_mut().filter(|seat| seat.calls.len() < seat.depth());
+            let alone = self.alone > 0;
+            let free = self.seats.iter_mut().filter(|seat| seat.calls.len() < seat.depth(alone));
             let Some(seat) = free.min_by_key(|seat| seat.calls.len()) else { return };
             let Some(call) = self.waiting.pop_front() else { return };
             if call.is_pointless(now) {
@@ -189,8 +200,12 @@ impl State {
 }
 
 impl Seat {
-    fn depth(&self) -> usize {
-        if self.in_order { self.pace.depth() } else { self.credit }
+    fn depth(&self, alone: bool) -> usize {
+        match (self.in_order, alone) {
+            (true, _) => self.pace.depth(),
+            (false, true) => 1,
+            (false, false) => self.credit,
+        }
     }
 }
 

@@ -48,6 +48,7 @@ impl Workshop {
             let path = this.folder.code(service.as_str(), &version, &source)?;
             Ok(Spec {
                 python: this.options.python.clone(),
+                ready_within: this.options.ready_within,
                 sdk: this.folder.sdk(),
                 folder: this.folder.work(service.as_str())?,
                 env: environment(&service, &settings)?,

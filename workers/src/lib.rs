@@ -6,6 +6,7 @@
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crossdock_topics::{Broker, Result, Shutdown};
 use tokio_util::sync::CancellationToken;
@@ -39,6 +40,8 @@ pub struct Options {
     pub server: String,
     /// The interpreter: a path, or a name that is looked up in `PATH`.
     pub python: PathBuf,
+    /// How long a process may take to import a service's code; 30 s unless said.
+    pub ready_within: Duration,
     /// A folder of the server's own for code and working directories. What is in it matters only while the
     /// server runs.
     pub folder: PathBuf,
@@ -48,7 +51,12 @@ impl Options {
     /// The server of this name, with `python3` and this folder.
     #[must_use]
     pub fn new(server: impl Into<String>, folder: impl Into<PathBuf>) -> Self {
-        Self { server: server.into(), python: "python3".into(), folder: folder.into() }
+        Self {
+            server: server.into(),
+            python: "python3".into(),
+            ready_within: Duration::from_secs(30),
+            folder: folder.into(),
+        }
     }
 }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossdock_config::{Handler, Manifest, ServiceSettings};
-use crossdock_topics::{Backoff, Broker, Error, Result, ServiceName};
+use crossdock_topics::{Backoff, Broker, Error, Result, ServiceName, Shutdown};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -154,10 +154,19 @@ impl Pool {
 
     /// Takes nothing more, ends what it holds, and then its processes; what is not done within `grace` is given
     /// back.
-    pub(crate) async fn stop(self, grace: Duration) {
+    pub(crate) async fn stop(self, grace: Duration, shutdown: &Shutdown) {
         let Shared { plan, dispatch, stop, drain, kill, .. } = &*self.shared;
         stop.cancel();
-        let _ = tokio::time::timeout(grace, dispatch.idle()).await;
+        // When everything is to end, there is less time; some of it is kept to settle what is given back.
+        let hurry = async {
+            shutdown.started().await;
+            tokio::time::sleep(shutdown.grace().mul_f64(0.6)).await;
+        };
+        tokio::select! {
+            () = dispatch.idle() => {}
+            () = tokio::time::sleep(grace) => {}
+            () = hurry => {}
+        }
         drain.cancel();
         dispatch.clear();
         self.tasks.close();
@@ -237,7 +246,10 @@ impl Shared {
 
     fn give_up(&self, reason: &str) {
         let within = WITHIN.as_secs();
-        let why = format!("its processes crashed too often within {within} s; the last time: {reason}");
+        let why = format!(
+            "its processes crashed too often within {within} s; the last time: {reason}; \
+             deploy a version that works, or pause and resume it to try again"
+        );
         self.plan.logs.system(&self.plan.spec.start.version, format!("the service is given up: {why}"));
         self.standing.send_modify(|standing| {
             standing.given_up.get_or_insert(why);

@@ -21,8 +21,6 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use crate::logs::{Logs, Tail};
 
-/// How long a process may take to import its code and say what it holds.
-const READY_WITHIN: Duration = Duration::from_secs(30);
 /// How long a process that has closed its socket is given to end by itself, so that its exit status is known.
 const EXIT_WITHIN: Duration = Duration::from_millis(300);
 
@@ -33,6 +31,8 @@ const BOOTSTRAP: &str = "import sys; sys.path[0] = sys.argv.pop(1); import cross
 #[derive(Clone, Debug)]
 pub(crate) struct Spec {
     pub(crate) python: PathBuf,
+    /// How long it may take to import its code and say what it holds.
+    pub(crate) ready_within: Duration,
     /// Where the SDK lies.
     pub(crate) sdk: PathBuf,
     /// The working directory.
@@ -104,7 +104,7 @@ impl Process {
         let (reader, writer) = UnixStream::from_std(ours).map_err(|e| no_process(spec, &e))?.into_split();
         let mut reader = FramedRead::new(reader, codec());
         let mut writer = FramedWrite::new(writer, codec());
-        match tokio::time::timeout(READY_WITHIN, greet(spec, &mut reader, &mut writer)).await {
+        match tokio::time::timeout(spec.ready_within, greet(spec, &mut reader, &mut writer)).await {
             Ok(Ok((ready, payload))) => {
                 let FromProcess::Ready { credit, in_order, .. } = ready else {
                     life.end().await;
@@ -122,7 +122,7 @@ impl Process {
             Err(_) => {
                 life.kill();
                 let words = life.last_words();
-                Err(failed(format!("it was not ready after {} s{words}", READY_WITHIN.as_secs()))
+                Err(failed(format!("it was not ready after {:?}{words}", spec.ready_within))
                     .hint("what stands outside of functions must be quick"))
             }
         }

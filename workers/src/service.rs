@@ -24,6 +24,7 @@ pub(crate) struct Service {
     statuses: Statuses,
     logs: Option<Logs>,
     running: Option<Running>,
+    reported: Option<ServiceStatus>,
 }
 
 /// The pool that takes calls.
@@ -35,7 +36,7 @@ struct Running {
 
 impl Service {
     pub(crate) fn new(workshop: Workshop, name: ServiceName, statuses: Statuses) -> Self {
-        Self { workshop, name, statuses, logs: None, running: None }
+        Self { workshop, name, statuses, logs: None, running: None, reported: None }
     }
 
     /// Follows the record: each change is carried out before the next is looked at, the newest only.
@@ -65,9 +66,7 @@ impl Service {
                 }
             }
         }
-        // What is not settled by the end of the grace would be lost with the process; leave time to give it back.
-        let grace = if shutdown.has_started() { shutdown.grace().mul_f64(0.8) } else { DRAIN };
-        self.stop(grace).await;
+        self.stop(DRAIN).await;
         self.statuses.withdraw(&self.workshop.options.server, &self.name);
     }
 
@@ -109,7 +108,9 @@ impl Service {
                 if let Some(old) = old {
                     // Both take calls for a moment, so that none finds nobody. The old one ends what it holds.
                     let grace = DRAIN + old.record.settings.timeout;
-                    self.workshop.shutdown.tasks().spawn(old.pool.stop(grace));
+                    let shutdown = self.workshop.shutdown.clone();
+                    let stop = async move { old.pool.stop(grace, &shutdown).await };
+                    self.workshop.shutdown.tasks().spawn(stop);
                 }
             }
             Err(error) => {
@@ -154,7 +155,7 @@ impl Service {
         })
         .await?;
         if let Err(error) = pool.open().await {
-            pool.stop(Duration::ZERO).await;
+            pool.stop(Duration::ZERO, &workshop.shutdown).await;
             return Err(error);
         }
         Ok(pool)
@@ -162,7 +163,7 @@ impl Service {
 
     async fn stop(&mut self, grace: Duration) {
         if let Some(running) = self.running.take() {
-            running.pool.stop(grace).await;
+            running.pool.stop(grace, &self.workshop.shutdown).await;
         }
     }
 
@@ -181,9 +182,11 @@ impl Service {
         }
     }
 
-    fn report(&self, version: &str, state: ServiceState, reason: Option<String>) {
+    fn report(&mut self, version: &str, state: ServiceState, reason: Option<String>) {
+        let before = self.reported.as_ref().filter(|b| b.state == state && b.version == version);
+        let since = before.map_or_else(|| SystemTime::now().into(), |before| before.since);
         let standing = self.running.as_ref().map(|r| r.standing.borrow().clone()).unwrap_or_default();
-        self.statuses.report(ServiceStatus {
+        let status = ServiceStatus {
             service: self.name.clone(),
             server: self.workshop.options.server.clone(),
             version: version.to_owned(),
@@ -191,7 +194,9 @@ impl Service {
             reason,
             processes: standing.ready,
             restarts: standing.restarts,
-            since: SystemTime::now().into(),
-        });
+            since,
+        };
+        self.reported = Some(status.clone());
+        self.statuses.report(status);
     }
 }

@@ -9,16 +9,6 @@ use crossdock_topics::ErrorCode;
 use house::{House, value};
 use serde_json::json;
 
-const RETRY_AT_ONCE: &str = r#"{"first": "10ms", "factor": 1.0, "max": "10ms"}"#;
-
-/// Lets failed messages of a subscription come again at once.
-async fn hurry(house: &House, subscription: &str) {
-    let info = house.broker.subscription(&subscription.parse().unwrap()).await.unwrap();
-    let mut definition = info.subscription;
-    definition.backoff = serde_json::from_str(RETRY_AT_ONCE).unwrap();
-    house.broker.put_subscription(definition, crossdock_topics::Expect::Any).await.unwrap();
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_handler_that_raises_fails_its_message_until_it_is_a_dead_letter() {
     let house = House::open(&["work", "done"]).await;
@@ -32,7 +22,7 @@ def work(n, ctx):
 def fail(n): raise KeyError(n)
 "#;
     house.deploy("raises", source).await;
-    hurry(&house, "raises.work").await;
+    house.hurry("raises.work").await;
     house.publish("work", (0..3).map(|n| json!(n))).await;
     let dead = house.until_dead_letters("raises.work", 1).await;
     assert_eq!((dead[0].offset, dead[0].failures), (1, 2));
@@ -62,7 +52,7 @@ def work(n, ctx):
     ctx.publish("done", n)
 "#;
     house.deploy("poisoned", source).await;
-    hurry(&house, "poisoned.work").await;
+    house.hurry("poisoned.work").await;
     house.publish("work", (0..50).map(|n| json!(n))).await;
     let dead = house.until_dead_letters("poisoned.work", 1).await;
     assert_eq!((dead.len(), dead[0].offset, dead[0].failures), (1, 7, 3));
@@ -130,6 +120,30 @@ async def hang(n):
     let error = house.ask("hangs", json!(2)).await.unwrap_err();
     assert_eq!(error.code, ErrorCode::Timeout, "{error}");
     assert_eq!(value(house.ask("hangs", json!(3)).await), json!(3));
+    house.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn of_calls_beside_each_other_only_the_deadly_one_counts_as_failed() {
+    let house = House::open(&["work", "done"]).await;
+    let source = r#"
+import asyncio, os
+from crossdock import consume
+@consume("work", max_failures=2, concurrency=20)
+async def work(n, ctx):
+    await asyncio.sleep(0.01)
+    if n == 7: os._exit(9)
+    ctx.publish("done", [n, ctx.message.attempt])
+"#;
+    house.deploy("beside", source).await;
+    house.hurry("beside.work").await;
+    house.publish("work", (0..60).map(|n| json!(n))).await;
+    let dead = house.until_dead_letters("beside.work", 1).await;
+    let mut done = house.until_values("done", 59).await;
+    done.sort_by_key(|v| v[0].as_u64());
+    let expected: Vec<_> = (0..60).filter(|n| *n != 7).map(|n| json!([n, 1])).collect();
+    assert_eq!(done, expected, "none of the others counts a failure");
+    assert_eq!((dead.len(), dead[0].offset, dead[0].failures), (1, 7, 2));
     house.close().await;
 }
 

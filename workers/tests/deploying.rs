@@ -27,6 +27,7 @@ async fn what_is_wrong_with_a_file_is_said_and_nothing_changes() {
         ("def f(:\n", ErrorCode::ServiceFailed, "line 1"),
         ("1 / 0", ErrorCode::ServiceFailed, "ZeroDivisionError"),
         ("x = 1", ErrorCode::ServiceFailed, "no service in the file"),
+        ("while True: pass", ErrorCode::ServiceFailed, "not ready after 5s"),
         ("import os; os._exit(7)", ErrorCode::ServiceFailed, "exited with status 7"),
         (
             consumes,

@@ -1,6 +1,7 @@
 //! Workers on a real embedded broker, with real python3 processes.
 
 #![allow(dead_code, unreachable_pub)] // each test binary uses its part
+#![allow(clippy::unwrap_used)] // clippy knows tests by their attribute only
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -8,8 +9,8 @@ use std::time::{Duration, Instant};
 use crossdock_broker::{Embedded, EmbeddedOptions};
 use crossdock_config::{ServiceRecord, ServiceState, ServiceStatus, keys};
 use crossdock_topics::{
-    Batch, Broker, DeadLetter, Expect, Message, Record, Reply, Result, ServiceName, Shutdown, StartAt, Topic,
-    TopicName,
+    Backoff, Batch, Broker, DeadLetter, Expect, Message, Record, Reply, Result, ServiceName, Shutdown,
+    StartAt, Subscription, Topic, TopicName,
 };
 use crossdock_workers::Options;
 use serde_json::{Value, json};
@@ -35,7 +36,8 @@ impl House {
             broker.put_topic(Topic::new(topic.parse().unwrap()), Expect::Absent).await.unwrap();
         }
         let shutdown = Shutdown::new(Duration::from_secs(10));
-        let options = Options::new("here", folder.path().join("run"));
+        let mut options = Options::new("here", folder.path().join("run"));
+        options.ready_within = Duration::from_secs(5);
         let workers = tokio::spawn(crossdock_workers::run(options, broker.clone(), shutdown.clone()));
         let house = Self { broker, shutdown, workers, _folder: folder };
         house
@@ -158,6 +160,15 @@ impl House {
         })
         .await;
         self.dead_letters(subscription).await
+    }
+
+    /// Lets failed messages of a subscription come again at once.
+    pub async fn hurry(&self, subscription: &str) {
+        let info = self.broker.subscription(&subscription.parse().unwrap()).await.unwrap();
+        let wait = Duration::from_millis(10);
+        let definition =
+            Subscription { backoff: Backoff { first: wait, factor: 1.0, max: wait }, ..info.subscription };
+        self.broker.put_subscription(definition, Expect::Any).await.unwrap();
     }
 
     /// What a service has printed: stream and line.
