@@ -145,3 +145,19 @@ async fn when_a_step_fails_the_ones_before_it_are_told() {
     assert_eq!(status["counts"]["permissions"], 2);
     server.stop().await;
 }
+
+#[tokio::test]
+async fn many_who_apply_at_once_all_get_through() {
+    let server = Server::start().await;
+    let applying = (0..16).map(|n| {
+        let admin = server.admin.clone();
+        let document = format!("permissions: [{{name: shared, users: [bob], publish: [topic-{n}]}}]");
+        tokio::spawn(async move { admin.post_as("application/yaml", "/api/v1/apply", document).await })
+    });
+    for answer in applying.collect::<Vec<_>>() {
+        let _ = answer.await.unwrap().expect(200);
+    }
+    let exported = server.admin.get("/api/v1/export").await.expect(200).text();
+    assert_eq!(exported.matches("name: shared").count(), 1, "{exported}");
+    server.stop().await;
+}
