@@ -59,6 +59,13 @@ fn files(folder: &Path, matches: impl Fn(&str) -> bool) -> Vec<PathBuf> {
 /// Starts on damaged files. It may refuse, saying which file; or start with a whole beginning of the log, nothing
 /// changed and no hole in it. Gives how many messages it has.
 async fn outcome(sandbox: &mut Sandbox, damaged: &str) -> Option<u64> {
+    let kept = started(sandbox, damaged).await;
+    // Shown when the test fails, or is asked to show what it sees.
+    eprintln!("{damaged}: {}", kept.map_or("refused".into(), |kept| format!("{kept} messages")));
+    kept
+}
+
+async fn started(sandbox: &mut Sandbox, damaged: &str) -> Option<u64> {
     let before = sandbox.log().len();
     if let Err(code) = sandbox.try_start().await {
         let said = sandbox.log()[before..].to_owned();

@@ -198,7 +198,7 @@ async fn given_code_that_does_not_import_when_deployed_should_change_nothing_and
         ("def broken(:\n", "SyntaxError"),
         ("x = 1\n", "serve"),
         ("from crossdock import serve\n\n@serve('a b')\ndef answer():\n    pass\n", "a b"),
-        ("while True:\n    pass\n", "bad"),
+        ("while True:\n    pass\n", "not ready"),
     ] {
         sandbox.write("bad.py", code);
         let refused = sandbox.cli(&["service", "deploy", "bad.py"]).await.expect(7);
