@@ -8,7 +8,7 @@ import enum
 import random
 import uuid
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, List, Literal, Optional, Union
 
 import pytest
 
@@ -37,9 +37,9 @@ class Everything:
     price: decimal.Decimal
     pair: tuple[int, str]
     by_id: dict[int, Tree]
-    either: int | list[str]
+    either: Union[int, List[str]]  # noqa: UP007 - looked at when it runs, by Python 3.9 too
     mode: Literal["fast", "slow"]
-    note: str | None = None
+    note: Optional[str] = None  # noqa: UP045
     tags: list[str] = field(default_factory=list)
 
 
