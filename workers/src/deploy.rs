@@ -223,7 +223,7 @@ fn answers(record: &ServiceRecord, wanted: &ServiceName) -> bool {
 }
 
 /// The subscription a handler consumes from: as it is there, but with what the handler says.
-fn subscription(handler: &Handler, there: Option<Subscription>) -> Result<Subscription> {
+pub(crate) fn subscription(handler: &Handler, there: Option<Subscription>) -> Result<Subscription> {
     let Handler::Consume { topics, subscription, start, max_failures, backoff, .. } = handler else {
         return Err(Error::internal("only a consume handler has a subscription"));
     };

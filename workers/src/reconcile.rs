@@ -1,7 +1,6 @@
 //! Which services there are, as the store says.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_config::{ServiceRecord, keys};
@@ -16,7 +15,7 @@ use crate::status::Statuses;
 pub(crate) struct Reconciler {
     workshop: Workshop,
     statuses: Statuses,
-    services: BTreeMap<ServiceName, Arc<watch::Sender<Option<ServiceRecord>>>>,
+    services: BTreeMap<ServiceName, watch::Sender<Option<ServiceRecord>>>,
 }
 
 impl Reconciler {
@@ -85,20 +84,19 @@ impl Reconciler {
                 return;
             }
         };
-        if let Some(known) = self.services.get(&name)
-            && !known.is_closed()
-        {
+        if let Some(known) = self.services.get(&name) {
             known.send_replace(Some(record));
             return;
         }
         let (sender, receiver) = watch::channel(Some(record));
         let service = Service::new(self.workshop.clone(), name.clone(), self.statuses.clone());
         self.workshop.shutdown.tasks().spawn(service.run(receiver));
-        self.services.insert(name, Arc::new(sender));
+        self.services.insert(name, sender);
     }
 
     fn remove(&mut self, name: &ServiceName) {
-        if let Some(known) = self.services.remove(name) {
+        // Its task stays: a service of the same name must not begin before the old one has ended.
+        if let Some(known) = self.services.get(name) {
             known.send_replace(None);
         }
     }

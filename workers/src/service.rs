@@ -2,11 +2,11 @@
 
 use std::time::{Duration, SystemTime};
 
-use crossdock_config::{ServiceRecord, ServiceState, ServiceStatus, keys};
-use crossdock_topics::{Error, Result, ServiceName};
+use crossdock_config::{Handler, ServiceRecord, ServiceState, ServiceStatus, keys};
+use crossdock_topics::{Error, ErrorCode, Expect, Result, ServiceName};
 use tokio::sync::watch;
 
-use crate::deploy::is_intact;
+use crate::deploy::{is_intact, subscription};
 use crate::launch::Workshop;
 use crate::logs::Logs;
 use crate::pool::{Plan, Pool, Standing};
@@ -17,7 +17,7 @@ const DRAIN: Duration = Duration::from_secs(30);
 /// Changes of the number of processes are reported at most so often.
 const REPORT: Duration = Duration::from_millis(200);
 
-/// Keeps a service as its record says, until there is no record or the shutdown begins.
+/// Keeps a service as its record says, until the shutdown begins.
 pub(crate) struct Service {
     workshop: Workshop,
     name: ServiceName,
@@ -42,22 +42,18 @@ impl Service {
     /// Follows the record: each change is carried out before the next is looked at, the newest only.
     pub(crate) async fn run(mut self, mut wanted: watch::Receiver<Option<ServiceRecord>>) {
         let shutdown = self.workshop.shutdown.clone();
-        loop {
+        while !shutdown.has_started() {
             let record = wanted.borrow_and_update().clone();
-            let Some(record) = record else { break };
-            if shutdown.has_started() {
-                break;
+            match record {
+                Some(record) => self.follow(record).await,
+                None => self.forget().await,
             }
-            self.follow(record).await;
             loop {
                 tokio::select! {
-                    changed = wanted.changed() => {
-                        if changed.is_err() {
-                            self.stop(DRAIN).await;
-                            return;
-                        }
-                        break;
-                    }
+                    changed = wanted.changed() => match changed {
+                        Ok(()) => break,
+                        Err(_) => return self.stop(DRAIN).await,
+                    },
                     () = Self::standing_changed(&mut self.running) => {
                         self.look().await;
                         tokio::time::sleep(REPORT).await;
@@ -67,7 +63,13 @@ impl Service {
             }
         }
         self.stop(DRAIN).await;
+    }
+
+    /// The service was removed. Should it come back, that is a new one.
+    async fn forget(&mut self) {
+        self.stop(DRAIN).await;
         self.statuses.withdraw(&self.workshop.options.server, &self.name);
+        (self.logs, self.reported) = (None, None);
     }
 
     async fn standing_changed(running: &mut Option<Running>) {
@@ -154,11 +156,29 @@ impl Service {
             logs,
         })
         .await?;
-        if let Err(error) = pool.open().await {
+        let opened = match self.subscribe(record).await {
+            Ok(()) => pool.open().await,
+            error => error,
+        };
+        if let Err(error) = opened {
             pool.stop(Duration::ZERO, &workshop.shutdown).await;
             return Err(error);
         }
         Ok(pool)
+    }
+
+    /// Makes the subscriptions that the version needs and that someone has removed since it was deployed.
+    async fn subscribe(&self, record: &ServiceRecord) -> Result<()> {
+        let broker = &self.workshop.broker;
+        let handlers = record.running().map(|version| version.manifest.handlers.as_slice());
+        for handler in handlers.unwrap_or_default() {
+            let Handler::Consume { subscription: name, .. } = handler else { continue };
+            if broker.subscription(name).await.is_err_and(|e| e.code == ErrorCode::NotFound) {
+                let made = broker.put_subscription(subscription(handler, None)?, Expect::Absent).await;
+                made.map(drop).or_else(|e| if e.code == ErrorCode::Conflict { Ok(()) } else { Err(e) })?;
+            }
+        }
+        Ok(())
     }
 
     async fn stop(&mut self, grace: Duration) {

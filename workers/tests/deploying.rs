@@ -165,5 +165,10 @@ async fn a_service_is_paused_resumed_and_removed() {
     house.publish("work", [json!(3)]).await;
     tokio::time::sleep(Duration::from_millis(300)).await;
     assert_eq!(house.values("done").await.len(), 2);
+
+    // Removed with its subscription and deployed again at once, it is a new one.
+    house.broker.delete_subscription(&"pausing.work".parse().unwrap()).await.unwrap();
+    house.deploy("pausing", source).await;
+    assert_eq!(house.until_values("done", 5).await.len(), 5);
     house.close().await;
 }
