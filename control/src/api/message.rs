@@ -49,7 +49,7 @@ pub struct Message {
     pub priority: Option<u8>,
     /// The payload, when its content type is JSON and it is.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::Any>)]
+    #[schema(value_type = schema::Any, required = false)]
     pub data: Option<Box<RawValue>>,
     /// The payload otherwise.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -119,7 +119,7 @@ pub struct NewMessage {
     pub content_type: Option<String>,
     /// A payload of JSON, stored as it is written here.
     #[serde(default, deserialize_with = "present", skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<schema::Any>)]
+    #[schema(value_type = schema::Any, required = false)]
     pub data: Option<Box<RawValue>>,
     /// A payload of any bytes.
     #[serde(default, skip_serializing_if = "Option::is_none")]

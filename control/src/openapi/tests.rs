@@ -53,6 +53,9 @@ fn every_operation_has_a_name_a_summary_and_the_shape_of_its_errors() {
         assert!(names.insert(operation["operationId"].as_str().unwrap()), "{route}: its name is taken");
         assert!(!operation["summary"].as_str().unwrap().is_empty(), "{route}");
         assert!(operation["responses"]["default"]["content"].get("application/problem+json").is_some());
+        for (status, response) in operation["responses"].as_object().unwrap() {
+            assert!(!response["description"].as_str().unwrap_or_default().is_empty(), "{route}: {status}");
+        }
         let parameters = operation["parameters"].as_array().cloned().unwrap_or_default();
         let named: BTreeSet<_> = parameters.iter().map(|p| p["name"].to_string()).collect();
         assert_eq!(named.len(), parameters.len(), "{route}: a parameter is described twice");
