@@ -10,7 +10,8 @@ use crossdock_topics::time::human;
 use crossdock_topics::{Error, ErrorCode, ServiceName};
 use reqwest::Method;
 
-use super::{Caller, deployed, get};
+use super::rollout::Rollout;
+use super::{Caller, get};
 use crate::client::Client;
 use crate::failure::{self, Result};
 
@@ -65,7 +66,7 @@ impl Arguments {
         let settings = self.settings(&client, &name).await?;
         let request = client.api(Method::POST, &["services", name.as_str(), "deploy"]);
         let request = request.json(&DeployRequest { source, settings, wait: Some(self.wait) });
-        deployed(caller, &client, Client::patient(request, self.wait), "deployed").await
+        Rollout { name, wait: self.wait, verb: "deployed" }.run(caller, &client, request).await
     }
 
     /// The settings as they are, with what was given changed; nothing when nothing was given.

@@ -4,21 +4,24 @@ mod deploy;
 mod invoke;
 mod logs;
 mod new;
+mod rollout;
 
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use crossdock_config::{Handler, Manifest, ServiceState, ServiceStatus, ServiceVersion};
-use crossdock_control::api::{Deployment, RollbackRequest, ServiceInfo, ServiceList};
+use crossdock_config::{Handler, Manifest, ServiceStatus, ServiceVersion};
+use crossdock_control::api::{RollbackRequest, ServiceInfo, ServiceList};
 use crossdock_topics::time::human;
-use crossdock_topics::{Error, ErrorCode, ServiceName, TopicPattern};
+use crossdock_topics::{Error, ServiceName, TopicPattern};
 use reqwest::Method;
 
 use super::Caller;
 use crate::client::Client;
 use crate::failure::Result;
 use crate::message::printable;
-use crate::output::{Show, spinner};
+use crate::output::Show;
+
+use rollout::{Rollout, stands};
 
 /// Write, deploy, call and watch services
 #[derive(Debug, Args)]
@@ -91,7 +94,7 @@ impl Arguments {
                 let client = caller.connect()?;
                 let request = client.api(Method::POST, &["services", name.as_str(), "rollback"]);
                 let request = request.json(&RollbackRequest { version, wait: Some(wait) });
-                deployed(caller, &client, Client::patient(request, wait), "rolled back").await
+                Rollout { name, wait, verb: "rolled back" }.run(caller, &client, request).await
             }
             Action::Pause { name } => change(caller, &name, Some("pause"), "paused").await,
             Action::Resume { name } => change(caller, &name, Some("resume"), "resumed").await,
@@ -117,83 +120,6 @@ async fn change(caller: &Caller, name: &ServiceName, verb: Option<&str>, done: &
         None => client.delete(&["services", name.as_str()]).await?,
     }
     caller.output.done(&info, &format!("{done} service {name}"))
-}
-
-/// Sends a deployment or a rollback and says what came of it: fails when it does not run everywhere.
-async fn deployed(
-    caller: &Caller,
-    client: &Client,
-    request: reqwest::RequestBuilder,
-    verb: &str,
-) -> Result<()> {
-    let waiting = spinner("waiting until it runs");
-    let answer = client.json::<Deployment>(request).await;
-    waiting.finish_and_clear();
-    let deployment = answer.map_err(|error| match error.code {
-        ErrorCode::ServiceFailed if error.hint.is_none() => {
-            error.hint("nothing was changed: correct it and deploy it again")
-        }
-        _ => error,
-    })?;
-    let failed: Vec<&ServiceStatus> = deployment
-        .servers
-        .iter()
-        .filter(|status| !matches!(status.state, ServiceState::Running | ServiceState::Paused))
-        .collect();
-    let sentence = if deployment.changed {
-        format!(
-            "{verb} {} to version {} ({})",
-            deployment.name,
-            deployment.version,
-            stands(&deployment.servers)
-        )
-    } else {
-        format!(
-            "{} is at version {} already ({})",
-            deployment.name,
-            deployment.version,
-            stands(&deployment.servers)
-        )
-    };
-    caller.output.done(&deployment, &sentence)?;
-    let Some(worst) = failed.iter().find(|s| s.state == ServiceState::Failed).or(failed.first()) else {
-        return Ok(());
-    };
-    let code = match worst.state {
-        ServiceState::Failed => ErrorCode::ServiceFailed,
-        _ => ErrorCode::Timeout,
-    };
-    let reason = worst.reason.as_deref().map(|reason| format!(": {reason}")).unwrap_or_default();
-    Err(Error::new(code, format!("{} is {} on {}{reason}", deployment.name, worst.state, worst.server))
-        .hint(format!(
-            "see `crossdock service logs {0}`; `crossdock service rollback {0}` goes back",
-            deployment.name
-        ))
-        .into())
-}
-
-/// How it stands over all servers: `running on 2 of 3`.
-fn stands(servers: &[ServiceStatus]) -> String {
-    let Some(worst) = servers.iter().map(|status| status.state).max_by_key(|state| weight(*state)) else {
-        return "on no server".into();
-    };
-    let running = servers.iter().filter(|status| status.state == ServiceState::Running).count();
-    match (worst, running) {
-        (ServiceState::Running, _) if servers.len() == 1 => "running".into(),
-        (worst, 0) => worst.to_string(),
-        (ServiceState::Running, all) => format!("running on {all}"),
-        (worst, some) => format!("running on {some} of {}, {worst}", servers.len()),
-    }
-}
-
-fn weight(state: ServiceState) -> u8 {
-    match state {
-        ServiceState::Running => 0,
-        ServiceState::Stopped => 1,
-        ServiceState::Paused => 2,
-        ServiceState::Starting => 3,
-        ServiceState::Failed => 4,
-    }
 }
 
 /// What a service consumes and whether it answers, in a few words.
@@ -254,53 +180,4 @@ fn server(status: &ServiceStatus) -> String {
         text.push_str(&printable(reason));
     }
     text
-}
-
-impl Show for Deployment {
-    const COLUMNS: &'static [&'static str] = &["name", "version", "changed", "state", "takes"];
-
-    fn row(&self) -> Vec<String> {
-        vec![
-            self.name.to_string(),
-            self.version.clone(),
-            if self.changed { "yes" } else { "no" }.into(),
-            stands(&self.servers),
-            does(&self.manifest),
-        ]
-    }
-
-    fn name(&self) -> String {
-        self.name.to_string()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use crossdock_topics::Timestamp;
-
-    use super::*;
-
-    fn on(states: &[ServiceState]) -> String {
-        let status = |state: &ServiceState| ServiceStatus {
-            service: "route".parse().unwrap(),
-            server: "a".into(),
-            version: "1".into(),
-            state: *state,
-            reason: None,
-            processes: 1,
-            restarts: 0,
-            since: Timestamp(0),
-        };
-        stands(&states.iter().map(status).collect::<Vec<_>>())
-    }
-
-    #[test]
-    fn the_worst_server_is_what_is_said_of_all() {
-        use ServiceState::{Failed, Paused, Running, Starting};
-        assert_eq!(on(&[]), "on no server");
-        assert_eq!(on(&[Running]), "running");
-        assert_eq!(on(&[Running, Running]), "running on 2");
-        assert_eq!(on(&[Running, Failed, Starting]), "running on 1 of 3, failed");
-        assert_eq!(on(&[Paused, Paused]), "paused");
-    }
 }

@@ -1,0 +1,305 @@
+//! Every command once, against a real server, as a user types it: what is on standard output, and the exit code.
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
+
+use crossdock_tests::{Builder, Sandbox, eventually};
+use serde_json::{Value, json};
+
+fn sandbox() -> Builder {
+    Sandbox::builder(env!("CARGO_BIN_EXE_crossdock"))
+}
+
+/// Runs a command line that must end well, and gives its data.
+async fn data(sandbox: &Sandbox, line: &str) -> String {
+    sandbox.cli(&line.split(' ').collect::<Vec<_>>()).await.expect(0).stdout
+}
+
+async fn json_of(sandbox: &Sandbox, line: &str) -> Value {
+    let text = data(sandbox, &format!("{line} -o json")).await;
+    serde_json::from_str(&text).unwrap_or_else(|cause| panic!("{line}: {cause}: {text}"))
+}
+
+/// Runs a command line that must end with this code; gives what it said.
+async fn refused(sandbox: &Sandbox, code: i32, line: &str) -> String {
+    let ran = sandbox.cli(&line.split(' ').collect::<Vec<_>>()).await.expect(code);
+    assert_eq!(ran.stdout, "", "{line}: an error is no data");
+    ran.stderr
+}
+
+#[tokio::test]
+async fn topics_and_messages() {
+    let mut sandbox = sandbox().start().await;
+    let made = json_of(&sandbox, "topic create orders --max-age 30d --max-messages 9").await;
+    assert_eq!(made["topic"]["retention"]["max_messages"], 9);
+    assert_eq!(
+        data(&sandbox, "topic create orders --max-age 30d --max-messages 9").await,
+        "",
+        "no data, no error"
+    );
+    assert!(refused(&sandbox, 6, "topic create orders").await.contains("already_exists"));
+    assert_eq!(data(&sandbox, "topic ls -o name").await, "orders\n");
+    assert!(refused(&sandbox, 3, "topic get shipments").await.contains("shipments"));
+
+    assert_eq!(
+        data(&sandbox, "pub orders {\"n\":1} --key a --header Source=web -o name").await,
+        "orders:0\n"
+    );
+    assert_eq!(data(&sandbox, "pub orders plain --id 7 -o name").await, "orders:1\n");
+    let again = json_of(&sandbox, "pub orders plain --id 7").await;
+    assert_eq!((&again["last"], &again["duplicates"]), (&json!(1), &json!(1)));
+    let lines =
+        sandbox.cli_with(&["pub", "orders", "--lines", "-o", "json"], "{\"n\":2}\n\n{\"n\":3}\r\nfour").await;
+    let lines: Value = serde_json::from_str(&lines.expect(0).stdout).expect("JSON");
+    assert_eq!((&lines["first"], &lines["last"], &lines["messages"]), (&json!(2), &json!(4), &json!(3)));
+    let bytes = sandbox.bash("printf '\\377' | crossdock pub orders - -o name").await.expect(0);
+    assert_eq!(bytes.stdout, "orders:5\n");
+    assert!(refused(&sandbox, 3, "pub shipments x").await.contains("topic create shipments"));
+
+    let messages: Vec<Value> = data(&sandbox, "tail orders --from start -o json")
+        .await
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("a line of JSON"))
+        .collect();
+    assert_eq!(messages.len(), 6);
+    assert_eq!((&messages[0]["data"], &messages[0]["key"]), (&json!({"n": 1}), &json!("a")));
+    assert_eq!(messages[0]["headers"]["source"], "web");
+    assert_eq!(messages[1]["content_type"], "text/plain; charset=utf-8");
+    assert_eq!(messages[5]["data_base64"], "/w==");
+    assert!(data(&sandbox, "tail orders --max 1").await.contains("<1 bytes>"), "the last one");
+    assert_eq!(data(&sandbox, "tail orders --from 3 --max 2 -o name").await, "orders:3\norders:4\n");
+    assert_eq!(data(&sandbox, "tail orders --from end").await, "");
+    let read = sandbox.bash("crossdock tail orders --from start | head -n 1").await.expect(0);
+    assert!(read.stdout.contains("\"n\":1") && read.stderr.is_empty(), "{read:?}");
+
+    let _ = sandbox.cli(&["topic", "rm", "orders"]).await.expect(0);
+    assert!(refused(&sandbox, 3, "tail orders").await.contains("not_found"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_tail_that_follows_prints_what_comes() {
+    let mut sandbox = sandbox().start().await;
+    let _ = sandbox.cli(&["topic", "create", "orders"]).await.expect(0);
+    let _ = sandbox.cli(&["pub", "orders", "1"]).await.expect(0);
+    let publish = async {
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        sandbox.cli(&["pub", "orders", "2"]).await.expect(0)
+    };
+    let follow = ["tail", "orders", "--from", "start", "--follow", "--max", "2", "-o", "name"];
+    let (followed, _) = tokio::join!(sandbox.cli(&follow), publish);
+    assert_eq!(followed.expect(0).stdout, "orders:0\norders:1\n");
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn subscriptions_and_dead_letters() {
+    let mut sandbox = sandbox().start().await;
+    let _ = sandbox.cli(&["topic", "create", "orders"]).await.expect(0);
+    assert!(refused(&sandbox, 3, "sub create billing --topic nowhere").await.contains("nowhere"));
+    let made = json_of(&sandbox, "sub create billing --topic orders --max-failures 1").await;
+    assert_eq!(made["subscription"]["start"], "start");
+    let _ = sandbox
+        .cli(&["sub", "create", "billing", "--topic", "orders", "--max-failures", "1"])
+        .await
+        .expect(0);
+    assert!(refused(&sandbox, 6, "sub create billing --topic orders").await.contains("already_exists"));
+    assert_eq!(data(&sandbox, "sub ls -o name").await, "billing\n");
+    let late = json_of(&sandbox, "sub create late --topic orders --from end").await;
+    assert_eq!(late["subscription"]["start"], "end");
+
+    let _ = sandbox.cli_with(&["pub", "orders", "--lines"], "0\n1\n2\n").await.expect(0);
+    let fetched = sandbox.gateway().fetch("billing", 10).await;
+    let rejected: Vec<_> =
+        fetched.iter().map(|m| json!({"delivery": m["delivery"], "reason": "bad\nnews"})).collect();
+    let _ = sandbox
+        .gateway()
+        .post("/subscriptions/billing/settle", &json!({"reject": rejected}))
+        .await
+        .expect(200);
+
+    assert_eq!(data(&sandbox, "dlq ls billing -o name").await, "orders:0\norders:1\norders:2\n");
+    let some = sandbox.cli(&["dlq", "ls", "billing", "--max", "2", "-o", "name"]).await.expect(0);
+    assert_eq!(some.stdout, "orders:0\norders:1\n");
+    assert!(some.stderr.contains("--after orders:1"), "{}", some.stderr);
+    for offset in 0..3 {
+        let letter = json_of(&sandbox, &format!("dlq show billing orders:{offset}")).await;
+        assert_eq!((&letter["offset"], &letter["message"]["data"]), (&json!(offset), &json!(offset)));
+        assert_eq!(letter["reason"], "bad\nnews");
+    }
+    assert!(refused(&sandbox, 3, "dlq show billing orders:9").await.contains("orders:9"));
+    assert_eq!(json_of(&sandbox, "dlq retry billing orders:1").await["count"], 1);
+    assert_eq!(sandbox.gateway().fetch("billing", 10).await[0]["offset"], 1, "delivered again");
+    let gone = sandbox.cli(&["dlq", "retry", "billing", "orders:1"]).await.expect(3);
+    assert!(gone.stderr.contains("no dead letters"), "{}", gone.stderr);
+    assert_eq!(json_of(&sandbox, "dlq discard billing --all").await["count"], 2);
+    assert_eq!(data(&sandbox, "dlq ls billing -o name").await, "");
+
+    assert!(refused(&sandbox, 6, "topic rm orders").await.contains("billing"));
+    let _ = sandbox.cli(&["sub", "rm", "billing"]).await.expect(0);
+    assert!(refused(&sandbox, 3, "sub get billing").await.contains("not_found"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_service_from_its_template_to_its_removal() {
+    let mut sandbox = sandbox().start().await;
+    let written = data(&sandbox, "service new order-route --dir svc").await;
+    assert_eq!(written, "svc/order_route.py\nsvc/test_order_route.py\nsvc/crossdock.py\n");
+    let _ = sandbox.cli(&["topic", "create", "order-route.in"]).await.expect(0);
+    let _ = sandbox.cli(&["topic", "create", "order-route.out"]).await.expect(0);
+    let deployed = json_of(&sandbox, "service deploy svc --name order-route --processes 2 --env A=b").await;
+    assert_eq!((&deployed["changed"], &deployed["ready"]), (&json!(true), &json!(true)));
+    let again = json_of(&sandbox, "service deploy svc --name order-route").await;
+    assert_eq!(again["changed"], false, "settings that are not given stay");
+    let info = json_of(&sandbox, "service get order-route").await;
+    assert_eq!((&info["settings"]["processes"], &info["settings"]["env"]["A"]), (&json!(2), &json!("b")));
+
+    let order = "{\"id\":\"1\",\"quantity\":2}";
+    let _ = sandbox.cli(&["pub", "order-route.in", order]).await.expect(0);
+    let out = data(&sandbox, "tail order-route.out --from start --follow --max 1").await;
+    assert!(out.contains(order), "{out}");
+    let reply = data(&sandbox, &format!("service invoke order-route {order}")).await;
+    assert_eq!(serde_json::from_str::<Value>(&reply).expect("JSON"), json!({"id": "1", "price": 6}));
+    assert!(refused(&sandbox, 2, "service invoke order-route {\"id\":7}").await.contains("id"));
+
+    sandbox.write("svc/order_route.py", "import sys\nfrom crossdock import serve\n\n@serve()\ndef price():\n    print('asked')\n    raise KeyError('torn')\n");
+    let _ =
+        sandbox.cli(&["service", "deploy", "svc/order_route.py", "--name", "order-route"]).await.expect(0);
+    assert!(refused(&sandbox, 7, "service invoke order-route {}").await.contains("torn"));
+    let _ = eventually("the log", Duration::from_secs(10), || async {
+        data(&sandbox, "service logs order-route").await.contains("asked").then_some(())
+    })
+    .await;
+    let _ = sandbox.cli(&["service", "rollback", "order-route"]).await.expect(0);
+    let versions = json_of(&sandbox, "service get order-route").await;
+    assert_eq!(versions["current"], deployed["version"]);
+
+    let _ = sandbox.cli(&["service", "pause", "order-route"]).await.expect(0);
+    let _ = eventually("the pause", Duration::from_secs(10), || async {
+        sandbox.cli(&["service", "invoke", "order-route", order]).await.code.filter(|code| *code == 5)
+    })
+    .await;
+    let _ = sandbox.cli(&["service", "resume", "order-route"]).await.expect(0);
+    let _ = eventually("the service to go on", Duration::from_secs(10), || async {
+        sandbox.cli(&["service", "invoke", "order-route", order]).await.code.filter(|code| *code == 0)
+    })
+    .await;
+    let report =
+        json_of(&sandbox, &format!("bench service order-route --data {order} --in-flight 2 --for 300ms"))
+            .await;
+    assert!(report["count"].as_u64() > Some(0) && report["p99_ms"].as_f64() > Some(0.0), "{report}");
+    let _ = sandbox.cli(&["service", "rm", "order-route"]).await.expect(0);
+    assert_eq!(data(&sandbox, "service ls -o name").await, "");
+    assert!(refused(&sandbox, 3, "service logs nowhere").await.contains("nowhere"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_configuration_is_applied_and_comes_back() {
+    let mut sandbox = sandbox().start().await;
+    sandbox.write("topics.yaml", "topics:\n  - name: ${FIRST}\n  - name: ${SECOND:-shipments}\n");
+    sandbox.write("subs.yaml", "subscriptions:\n  - {name: billing, topics: [orders]}\n");
+    let apply = "export FIRST=orders; crossdock apply topics.yaml subs.yaml -o json";
+    let dry = sandbox.bash(&format!("{apply} --dry-run")).await;
+    // The subscription needs a topic that only the first file would have made.
+    assert_eq!(dry.code, Some(2), "{dry:?}");
+    assert_eq!(data(&sandbox, "topic ls -o name").await, "");
+    for action in ["create", "unchanged"] {
+        let steps = sandbox.bash(apply).await.expect(0);
+        let steps: Vec<Value> = serde_json::from_str(&steps.stdout).expect("JSON");
+        assert_eq!(steps.len(), 3);
+        assert!(steps.iter().all(|step| step["action"] == action), "{steps:?}");
+    }
+    let again = sandbox.bash("crossdock export | crossdock apply - -o json").await.expect(0);
+    let steps: Vec<Value> = serde_json::from_str(&again.stdout).expect("JSON");
+    assert!(steps.len() > 3 && steps.iter().all(|step| step["action"] == "unchanged"), "{steps:?}");
+    assert!(data(&sandbox, "export -o name").await.contains("subscription/billing\n"));
+    assert_eq!(json_of(&sandbox, "export").await["topics"][0]["name"], "orders");
+
+    // What only the server can know is shown in the file too.
+    sandbox.write("bad.yaml", "\n\npermissions:\n  - {name: p, users: [bob]}\n");
+    assert!(refused(&sandbox, 2, "apply bad.yaml").await.contains("bad.yaml:4"));
+    assert!(refused(&sandbox, 3, "apply nowhere.yaml").await.contains("nowhere.yaml"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn who_asks_and_whom() {
+    let mut sandbox = sandbox().env("CROSSDOCK_ADMIN_PASSWORD", "of my own").start().await;
+    assert_eq!(sandbox.password(), "of my own");
+    assert!(!sandbox.log().contains("of my own"), "one that is given is not printed");
+    let contexts = sandbox.home().join(".config/crossdock/contexts.json");
+    for path in [contexts, sandbox.data().join("context.json")] {
+        let mode = std::fs::metadata(&path).expect("a file").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600, "{}", path.display());
+    }
+    assert_eq!(std::fs::metadata(sandbox.data()).expect("a folder").permissions().mode() & 0o777, 0o700);
+    for (code, script) in [
+        (0, "crossdock status"),
+        (0, "CROSSDOCK_USER=admin CROSSDOCK_PASSWORD='of my own' crossdock status"),
+        (4, "CROSSDOCK_PASSWORD=wrong crossdock status"),
+        (4, "CROSSDOCK_API_KEY=admin.wrong crossdock status"),
+        (4, "CROSSDOCK_URL=http://127.0.0.1:9 crossdock status"),
+        (5, "CROSSDOCK_URL=http://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
+        (2, "CROSSDOCK_URL=https://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
+        (3, "crossdock status --context nowhere"),
+        (3, "HOME=/nowhere XDG_CONFIG_HOME=/nowhere crossdock status"),
+        (2, "crossdock statsu"),
+        (0, "crossdock --version"),
+        (0, "crossdock completion bash | bash -n"),
+    ] {
+        let ran = sandbox.bash(script).await;
+        assert_eq!(ran.code, Some(code), "{ran:?}");
+    }
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn load_is_measured_and_leaves_nothing_behind() {
+    let mut sandbox = sandbox().start().await;
+    for line in [
+        "bench pub --in-flight 4 --for 300ms --size 64B",
+        "bench pub --in-flight 2 --for 300ms --batch 50",
+        "bench sub --messages 3000 --in-flight 3",
+    ] {
+        let report = json_of(&sandbox, line).await;
+        assert!(report["count"].as_u64() > Some(0) && report["per_second"].as_f64() > Some(0.0), "{report}");
+        assert!(report["durability"].as_str().is_some_and(|text| text.starts_with("fsync")), "{report}");
+        assert!(report["p50_ms"].as_f64() <= report["p99_ms"].as_f64(), "{report}");
+    }
+    assert_eq!(json_of(&sandbox, "bench sub --messages 2000").await["count"], 2000, "each message once");
+    assert_eq!(data(&sandbox, "topic ls -o name").await, "");
+    assert_eq!(data(&sandbox, "sub ls -o name").await, "");
+    assert!(refused(&sandbox, 3, "bench pub --topic nowhere --for 200ms").await.contains("nowhere"));
+    assert!(refused(&sandbox, 5, "bench service nowhere --for 200ms").await.contains("nowhere"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn a_second_interrupt_ends_it_at_once() {
+    let mut sandbox = sandbox().start().await;
+    sandbox.write(
+        "slow.py",
+        "import time\nfrom crossdock import serve\n\n@serve()\ndef slow():\n    time.sleep(8)\n",
+    );
+    let _ = sandbox.cli(&["service", "deploy", "slow.py"]).await.expect(0);
+    let admin = sandbox.admin().clone();
+    let asked = tokio::spawn(async move {
+        admin
+            .send("POST", "/api/v1/services/slow/invoke", &[("content-type", "application/json")], "null")
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    sandbox.signal("INT").await;
+    let _ = eventually("the drain", Duration::from_secs(5), || async {
+        sandbox.log().contains("stopping").then_some(())
+    })
+    .await;
+    sandbox.signal("INT").await;
+    let began = std::time::Instant::now();
+    sandbox.wait().await;
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(sandbox.log().contains("ended at once"), "{}", sandbox.log());
+    assert!(asked.await.expect("the request").is_err(), "it was cut off");
+}
