@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use crossdock_config::{Fault, Step};
 use crossdock_topics::{Error, ErrorCode};
-use reqwest::{Method, RequestBuilder, Response, StatusCode, Url, header};
+use reqwest::{Method, RequestBuilder, Response, Url, header};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde::{Deserialize, Serialize};
 
 use crate::context::Context;
+use crate::refusal::Refusal;
 
 /// How long a call may take, beside what the server is asked to wait.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -194,77 +194,13 @@ impl Client {
             .and_then(|value| value.to_str().ok()?.parse().ok())
             .map(Duration::from_secs);
         let body = response.bytes().await.unwrap_or_default();
-        let mut refusal = match serde_json::from_slice::<Problem>(&body) {
-            Ok(problem) => problem.into(),
-            Err(_) => Refusal::from(
-                Error::new(
-                    code_of(status),
-                    format!("{} answered {status}, which is not Crossdock's way of saying no", self.base),
-                )
-                .hint("is CROSSDOCK_URL the Admin API of a Crossdock server?"),
-            ),
-        };
+        let mut refusal = Refusal::read(&body).unwrap_or_else(|| Refusal::of_a_stranger(&self.base, status));
         let error = &mut refusal.error;
         error.retry_after = error.retry_after.or(retry_after);
         if error.code == ErrorCode::Unauthenticated && error.hint.is_none() {
             error.hint = Some("set CROSSDOCK_USER and CROSSDOCK_PASSWORD, or CROSSDOCK_API_KEY".into());
         }
         refusal
-    }
-}
-
-/// An error, and what else a refused configuration comes back with.
-#[derive(Debug)]
-pub(crate) struct Refusal {
-    /// The error.
-    pub(crate) error: Error,
-    /// Everything that is wrong in the document, where it is.
-    pub(crate) faults: Vec<Fault>,
-    /// What was done before it went wrong.
-    pub(crate) steps: Vec<Step>,
-}
-
-impl From<Error> for Refusal {
-    fn from(error: Error) -> Self {
-        Self { error, faults: Vec::new(), steps: Vec::new() }
-    }
-}
-
-/// An error as the server writes it (RFC 9457).
-#[derive(Deserialize)]
-struct Problem {
-    code: ErrorCode,
-    detail: String,
-    #[serde(default)]
-    hint: Option<String>,
-    #[serde(default)]
-    faults: Vec<Fault>,
-    #[serde(default)]
-    steps: Vec<Step>,
-}
-
-impl From<Problem> for Refusal {
-    fn from(problem: Problem) -> Self {
-        let mut error = Error::new(problem.code, problem.detail);
-        error.hint = problem.hint.map(Into::into);
-        Self { error, faults: problem.faults, steps: problem.steps }
-    }
-}
-
-/// For answers of something that is not ours, such as a proxy on the way.
-fn code_of(status: StatusCode) -> ErrorCode {
-    match status.as_u16() {
-        400 => ErrorCode::InvalidArgument,
-        401 => ErrorCode::Unauthenticated,
-        403 => ErrorCode::PermissionDenied,
-        404 => ErrorCode::NotFound,
-        409 => ErrorCode::Conflict,
-        413 => ErrorCode::TooLarge,
-        415 => ErrorCode::UnsupportedContent,
-        429 => ErrorCode::Overloaded,
-        502 | 503 => ErrorCode::Unavailable,
-        504 => ErrorCode::Timeout,
-        _ => ErrorCode::Internal,
     }
 }
 

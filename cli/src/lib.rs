@@ -15,6 +15,7 @@ mod log;
 mod message;
 mod output;
 mod quickstart;
+mod refusal;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
