@@ -59,15 +59,16 @@ pub trait Log: Send + Sync + 'static {
     /// where convenient: many may be under way.
     ///
     /// # Errors
-    /// Of the future: `NotFound`, `InvalidArgument` (an empty batch), `TooLarge` (a payload over the topic's
+    /// Of the future: `NotFound`, `InvalidArgument` (an empty batch, or a durability that this engine cannot give), `TooLarge` (a payload over the topic's
     /// limit), `Overloaded` (wait for [`Log::room`]), `Unavailable` (promise 8). Nothing is stored then.
     fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Published;
 
-    /// Resolves when there is room to publish again after `Overloaded`.
+    /// Resolves when there is room to publish again after `Overloaded`; also when the broker is closed.
     async fn room(&self);
 
     /// Messages of a topic from a place on, without a subscription: at least one if there is one, at most
-    /// `max` and about 1 MiB. When there is none yet, waits for one for up to `wait`.
+    /// `max` and about 1 MiB. When there is none yet, waits for one for up to `wait`; beyond the tail that means
+    /// until the log has come that far.
     ///
     /// # Errors
     /// `NotFound`.

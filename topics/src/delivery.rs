@@ -76,7 +76,8 @@ pub struct Delivery {
     /// Which try this is, from 1: one more than its failures so far.
     pub attempt: u32,
     /// How often it has been delivered, this time included. Larger than `attempt` when it came back without
-    /// a failure, such as from a consumer that went away.
+    /// a failure, such as from a consumer that went away. A restart of the broker forgets deliveries that led
+    /// to no failure, and delivering a dead letter again begins anew.
     pub deliveries: u32,
     /// The message.
     pub record: Record,

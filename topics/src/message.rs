@@ -29,7 +29,7 @@ pub struct Message {
     pub content_type: Option<ByteString>,
     /// W3C trace context (`traceparent`).
     pub traceparent: Option<ByteString>,
-    /// After this moment the message is not delivered any more.
+    /// After this moment the message is not delivered any more. It is dropped when its turn comes.
     pub expires_at: Option<Timestamp>,
     /// Before this moment the message is not delivered.
     pub deliver_at: Option<Timestamp>,

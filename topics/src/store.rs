@@ -86,7 +86,7 @@ impl Watch {
 
 /// A small key-value store that all servers of a cluster share and watch.
 ///
-/// Keys are paths such as `services/orders`: 1 to 512 bytes of printable ASCII. A value has at most 16 MiB
+/// Keys are paths such as `services/orders`: 1 to 512 bytes of printable ASCII without blanks. A value has at most 16 MiB
 /// (a service's code fits). Writes are as durable as the engine can make them before they return, and are
 /// visible only then. All of it fits in memory by design: keep messages in topics.
 ///
@@ -98,7 +98,7 @@ pub trait Store: Send + Sync + 'static {
     async fn get(&self, key: &str) -> Result<Option<Entry>>;
 
     /// Writes a key if what is expected holds, and gives the write's revision. With a lease the key vanishes
-    /// when the lease does.
+    /// when the lease does; without one it stays, whatever it was put with before.
     ///
     /// # Errors
     /// `Conflict` when the expectation fails; `NotFound` when the lease has run out.

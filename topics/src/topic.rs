@@ -90,8 +90,8 @@ pub struct Retention {
     /// Beyond this many messages the oldest may go.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub max_messages: Option<u64>,
-    /// Whether retention may drop messages that a subscription has not settled yet. Unless it may, such
-    /// messages stay, and [`TopicInfo::held_by`] says for whom.
+    /// Whether retention may drop messages that a subscription has not settled yet, or keeps as dead letters.
+    /// Unless it may, such messages stay, and [`TopicInfo::held_by`] says for whom.
     pub drop_unread: bool,
 }
 
@@ -122,7 +122,8 @@ pub struct TopicInfo {
     /// When the newest message was stored.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub last: Option<Timestamp>,
-    /// Why retention keeps more than its limits say: which subscription still needs which offset.
+    /// Why retention keeps more than its limits say: which subscription still needs which
+    /// offset, as unsettled or as a dead letter.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub held_by: Option<String>,
 }

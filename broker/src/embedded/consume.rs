@@ -186,7 +186,7 @@ impl Subscriptions for Embedded {
         for (log, offset) in state.dead(after.as_ref(), max) {
             let key = keys::message(state.id, log.id, keys::DEAD, offset);
             // Given up this very moment: the next listing has it.
-            let Some(bytes) = self.shared.database.get("groups", &key)? else { continue };
+            let Some(bytes) = self.shared.database()?.get("groups", &key)? else { continue };
             let dead = Dead::decode(&bytes)?;
             letters.push(DeadLetter {
                 topic: log.name.clone(),

@@ -88,7 +88,8 @@ pub struct Embedded {
 struct Shared {
     options: EmbeddedOptions,
     clock: Arc<dyn Clock>,
-    database: Database,
+    /// `None` once the broker has been closed, so that its files are free whoever still holds the broker.
+    database: RwLock<Option<Arc<Database>>>,
     /// What is visible: a topic is here once its making is durable.
     topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
     subscriptions: RwLock<HashMap<SubscriptionName, Arc<SubscriptionState>>>,
@@ -136,6 +137,10 @@ impl Shared {
         self.tokens.fetch_add(1 << 24, Ordering::Relaxed)
     }
 
+    fn database(&self) -> Result<Arc<Database>> {
+        self.database.read().clone().ok_or_else(closed)
+    }
+
     fn topic(&self, name: &TopicName) -> Result<Arc<TopicLog>> {
         self.topics.read().get(name).cloned().ok_or_else(|| {
             Error::not_found("topic", name).hint(format!("make it with `crossdock topic create {name}`"))
@@ -173,13 +178,13 @@ impl Embedded {
     /// was acknowledged; `InvalidArgument` when the folder cannot be made.
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>> {
         let clock = options.clock.clone();
-        let database = Database::open(&options)?;
+        let database = Arc::new(Database::open(&options)?);
         let start = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
         let tokens = AtomicU64::new(start);
         let state = recovery::read(&database, || tokens.fetch_add(1 << 24, Ordering::Relaxed))?;
         let shared = Arc::new(Shared {
             clock,
-            database,
+            database: RwLock::new(Some(database.clone())),
             topics: RwLock::new(state.topics.into_iter().map(|log| (log.name.clone(), log)).collect()),
             subscriptions: RwLock::new(
                 state.subscriptions.into_iter().map(|s| (s.name.clone(), s)).collect(),
@@ -196,11 +201,11 @@ impl Embedded {
         });
         let entries = state.recovered.entries.iter().map(|(entry, _)| entry.clone());
         shared.store.restore(entries, state.recovered.numbers.revision);
-        let writer = Writer::new(shared.clone(), state.recovered);
+        let writer = Writer::new(shared.clone(), database.clone(), state.recovered);
         let syncing = shared.clone();
         let threads = vec![
             spawn("broker-writer", move || writer.run())?,
-            spawn("broker-syncer", move || syncer::run(&syncing))?,
+            spawn("broker-syncer", move || syncer::run(&syncing, &database))?,
         ];
         Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
     }
@@ -210,6 +215,7 @@ impl Embedded {
         self.shared.closing.store(true, Ordering::Release);
         self.shared.commands.close();
         self.shared.store.close();
+        self.shared.requests.close();
         for subscription in self.shared.subscriptions.read().values() {
             subscription.wake_all();
         }
@@ -268,8 +274,9 @@ impl Broker for Embedded {
                 let _ = thread.join();
             }
             // With everything in files the next start has nothing to replay.
-            if shared.failure().is_none()
-                && let Err(error) = shared.database.sync(true).and_then(|()| shared.database.flush())
+            if let Some(database) = shared.database.write().take()
+                && shared.failure().is_none()
+                && let Err(error) = database.sync(true).and_then(|()| database.flush())
             {
                 tracing::error!(%error, "the last sync failed");
             }

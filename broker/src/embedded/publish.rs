@@ -73,8 +73,8 @@ impl Shared {
             Recent::Blocks(blocks) => Ok(blocks),
             Recent::End => Ok(Vec::new()),
             Recent::Older => {
-                let (shared, log) = (self.clone(), log.clone());
-                tokio::task::spawn_blocking(move || log.load(&shared.database, offset))
+                let (database, log) = (self.database()?, log.clone());
+                tokio::task::spawn_blocking(move || log.load(&database, offset))
                     .await
                     .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
             }
@@ -128,8 +128,8 @@ impl Log for Embedded {
             StartAt::End => log.tail(),
             StartAt::Offset(offset) => offset.max(log.head()),
             StartAt::Time(time) => {
-                let (shared, log) = (self.shared.clone(), log.clone());
-                tokio::task::spawn_blocking(move || log.at_time(&shared.database, time))
+                let (database, log) = (self.shared.database()?, log.clone());
+                tokio::task::spawn_blocking(move || log.at_time(&database, time))
                     .await
                     .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))??
             }

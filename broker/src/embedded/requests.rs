@@ -25,6 +25,11 @@ impl RequestTable {
         receiver
     }
 
+    /// Ends what all servers receive.
+    pub(super) fn close(&self) {
+        self.servers.write().clear();
+    }
+
     pub(super) async fn request(&self, service: &ServiceName, message: Message, timeout: Duration) -> Reply {
         let deadline = Instant::now() + timeout;
         let (responder, reply) = Responder::pair();

@@ -199,40 +199,47 @@ impl SubscriptionState {
                 break;
             }
             let member = &mut inner.members[(inner.turn.wrapping_add(index)) % count];
-            let wanted = member.group.wants_fresh(left);
-            let (fresh, records) = member.reader.peek(&member.log, member.group.next(), wanted, bytes);
-            if records.is_empty() && wanted > 0 && member.reader.is_behind {
-                taken.missing = Some((member.log.clone(), member.group.next()));
-            }
-            let first = member.group.next();
-            let event = Event::Take { consumer: fetch.consumer, max: left, lease, fresh: &fresh };
-            member.group.apply(event, now, &mut inner.actions);
-            for action in inner.actions.drain(..) {
-                let Action::Deliver { offset, token, attempt, deliveries } = action else {
-                    member.pending.push(action);
-                    continue;
-                };
-                left -= 1;
-                let id = DeliveryId { log: member.log.id, offset, token };
-                match offset.checked_sub(first).and_then(|at| records.get(usize::try_from(at).ok()?)) {
-                    Some((time, record, _)) => {
-                        bytes = bytes.saturating_sub(record.size());
-                        taken.deliveries.push(Delivery {
-                            id,
-                            topic: member.log.name.clone(),
-                            offset,
-                            time: *time,
-                            attempt,
-                            deliveries,
-                            record: record.clone(),
-                        });
-                    }
-                    None => taken.again.push((member.log.clone(), id, attempt, deliveries)),
+            // What expired or waits for its time is passed over, so one look may not be enough.
+            loop {
+                let first = member.group.next();
+                let wanted = member.group.wants_fresh(left);
+                let (fresh, records) = member.reader.peek(&member.log, first, wanted, bytes);
+                if records.is_empty() && wanted > 0 && member.reader.is_behind {
+                    taken.missing = Some((member.log.clone(), first));
                 }
-            }
-            let passed = usize::try_from(member.group.next() - first).unwrap_or(0);
-            if let Some((_, _, position)) = passed.checked_sub(1).and_then(|last| records.get(last)) {
-                member.reader.at = Some((member.group.next(), *position));
+                let event = Event::Take { consumer: fetch.consumer, max: left, lease, fresh: &fresh };
+                member.group.apply(event, now, &mut inner.actions);
+                for action in inner.actions.drain(..) {
+                    let Action::Deliver { offset, token, attempt, deliveries } = action else {
+                        member.pending.push(action);
+                        continue;
+                    };
+                    left -= 1;
+                    let id = DeliveryId { log: member.log.id, offset, token };
+                    let at = offset.checked_sub(first).and_then(|at| usize::try_from(at).ok());
+                    match at.and_then(|at| records.get(at)) {
+                        Some((time, record, _)) => {
+                            bytes = bytes.saturating_sub(record.size());
+                            taken.deliveries.push(Delivery {
+                                id,
+                                topic: member.log.name.clone(),
+                                offset,
+                                time: *time,
+                                attempt,
+                                deliveries,
+                                record: record.clone(),
+                            });
+                        }
+                        None => taken.again.push((member.log.clone(), id, attempt, deliveries)),
+                    }
+                }
+                let passed = usize::try_from(member.group.next() - first).unwrap_or(0);
+                if let Some((_, _, position)) = passed.checked_sub(1).and_then(|last| records.get(last)) {
+                    member.reader.at = Some((member.group.next(), *position));
+                }
+                if passed == 0 || left == 0 || bytes == 0 {
+                    break;
+                }
             }
             taken.changed |= !member.pending.is_empty();
             taken.wakes_at = taken.wakes_at.into_iter().chain(member.group.wakes_at()).min();
@@ -309,10 +316,25 @@ impl SubscriptionState {
         inner.each(|member| (member.log.id == log.id).then_some(Event::Trimmed(head)), now);
     }
 
-    /// The first offset of a topic that is still needed.
-    pub(super) fn needs(&self, log: &TopicLog) -> Option<u64> {
+    /// The first offset of a topic that is still needed, and what for.
+    pub(super) fn needs(&self, log: &TopicLog) -> Option<(u64, &'static str)> {
         let inner = self.inner.lock();
-        inner.members.iter().find(|member| member.log.id == log.id).map(|member| member.group.needs())
+        let group = &inner.members.iter().find(|member| member.log.id == log.id)?.group;
+        let unsettled = group.first_unsettled();
+        let dead = group.first_dead().filter(|dead| *dead < unsettled);
+        Some(dead.map_or((unsettled, "has not settled"), |dead| (dead, "keeps as a dead letter")))
+    }
+
+    /// Takes back what was held for too long; gives whether anything changed.
+    pub(super) fn tick(&self, now: Timestamp) -> bool {
+        let mut inner = self.inner.lock();
+        inner.each(|_| Some(Event::Tick), now);
+        let changed = inner.members.iter().any(|member| !member.pending.is_empty());
+        drop(inner);
+        if changed {
+            self.wake();
+        }
+        changed
     }
 
     /// The dead letters after a place, as (topic, offset), by topic name and offset.

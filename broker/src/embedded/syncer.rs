@@ -10,18 +10,19 @@ use std::time::Duration;
 use crossdock_topics::Durability;
 
 use super::Shared;
+use super::database::Database;
 use super::log::TopicLog;
 use super::writer::Effect;
 
 /// Runs until the queue of passes is closed and empty.
-pub(super) fn run(shared: &Shared) {
+pub(super) fn run(shared: &Shared, database: &Database) {
     let mut recent = Recent { order: VecDeque::new(), bytes: 0, limit: shared.options.recent_bytes };
     let mut passes = Vec::new();
     while shared.passes.take(&mut passes, Duration::from_secs(3600)) {
         let level = passes.iter().map(|pass| pass.level).max().unwrap_or(Durability::Memory);
         if level > Durability::Memory
             && shared.failure().is_none()
-            && let Err(error) = shared.database.sync(level >= Durability::Fsync)
+            && let Err(error) = database.sync(level >= Durability::Fsync)
         {
             shared.fail(&error);
         }

@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::Shared;
 use super::block::Block;
+use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
 use super::subscription::SubscriptionState;
@@ -192,6 +193,7 @@ pub(super) struct Recovered {
 
 pub(super) struct Writer {
     shared: Arc<Shared>,
+    database: Arc<Database>,
     topics: BTreeMap<TopicName, Arc<TopicLog>>,
     subscriptions: BTreeMap<SubscriptionName, Arc<SubscriptionState>>,
     keys: HashMap<String, KeyState>,
@@ -223,7 +225,7 @@ impl Pass {
 }
 
 impl Writer {
-    pub(super) fn new(shared: Arc<Shared>, recovered: Recovered) -> Self {
+    pub(super) fn new(shared: Arc<Shared>, database: Arc<Database>, recovered: Recovered) -> Self {
         let now = shared.clock.now();
         let topics = shared.topics.read().iter().map(|(name, log)| (name.clone(), log.clone())).collect();
         let subscriptions =
@@ -238,6 +240,7 @@ impl Writer {
         }
         Self {
             shared,
+            database,
             topics,
             subscriptions,
             keys,
@@ -376,7 +379,7 @@ impl Writer {
         if log.is_deleted() {
             return Err(Error::not_found("topic", &log.name));
         }
-        let receipts = log.writing.lock().append(log, batch, durability, self.now, &self.shared.database)?;
+        let receipts = log.writing.lock().append(log, batch, durability, self.now, &self.database)?;
         if !self.touched.iter().any(|known| Arc::ptr_eq(known, log)) {
             self.touched.push(log.clone());
         }
@@ -463,7 +466,7 @@ impl Writer {
         stored.extend_from_slice(&revision.to_be_bytes());
         stored.extend_from_slice(&lease.map_or(0, |lease| lease.0).to_be_bytes());
         stored.extend_from_slice(&value);
-        self.batch.put_cf(self.shared.database.family("store"), &key, stored);
+        self.batch.put_cf(self.database.family("store"), &key, stored);
         let before = self.keys.insert(key.clone(), KeyState { revision, lease });
         if let Some(old) = before.and_then(|state| state.lease).filter(|old| Some(*old) != lease) {
             self.leases.let_go(old, &key);
@@ -478,7 +481,7 @@ impl Writer {
             self.leases.let_go(lease, key);
         }
         let revision = self.next_revision();
-        self.batch.delete_cf(self.shared.database.family("store"), key);
+        self.batch.delete_cf(self.database.family("store"), key);
         self.pass.changes.push(Change::Deleted { key: key.to_owned(), revision });
         revision
     }
@@ -490,19 +493,19 @@ impl Writer {
             let (blocks, segments) = writing.finish();
             log.set_bytes(writing.segments.bytes());
             drop(writing);
-            let family = self.shared.database.family("log");
+            let family = self.database.family("log");
             for (value, block) in &blocks {
                 self.batch.put_cf(family, keys::log(log.id, block.range().start), value);
             }
             for segment in segments {
-                let family = self.shared.database.family("segments");
+                let family = self.database.family("segments");
                 self.batch.put_cf(family, keys::log(log.id, segment.first), segment.encode());
             }
             self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
         }
         let mut result = Ok(());
         for subscription in self.persist.drain(..) {
-            result = result.and(subscription.persist(&mut self.batch, &self.shared.database));
+            result = result.and(subscription.persist(&mut self.batch, &self.database));
         }
         if std::mem::take(&mut self.numbers_changed) {
             self.batch.put(keys::NEXT_KEY, self.numbers.encode());
@@ -514,7 +517,7 @@ impl Writer {
         let mut pass = std::mem::replace(&mut self.pass, Pass::empty());
         if self.shared.failure().is_none() {
             self.unsafe_writes = pass.level == Durability::Memory;
-            if let Err(error) = result.and_then(|()| self.shared.database.write(batch)) {
+            if let Err(error) = result.and_then(|()| self.database.write(batch)) {
                 self.shared.fail(&error);
             }
         }

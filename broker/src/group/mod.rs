@@ -144,6 +144,11 @@ struct Parked {
     counts: Counts,
 }
 
+/// The longest reason that is kept, in bytes.
+const MAX_REASON: usize = 4096;
+/// The longest name of who failed that is kept, in bytes.
+const MAX_BY: usize = 200;
+
 /// Due before everything else: given back, not failed.
 const AT_ONCE: Timestamp = Timestamp(i64::MIN);
 
@@ -224,16 +229,23 @@ impl Group {
         self.next
     }
 
-    /// The first offset that retention must keep for this group.
+    /// The first offset that retention must keep for this group: one that is not settled, or a dead letter.
     #[must_use]
     pub fn needs(&self) -> u64 {
-        let firsts = [
-            Some(self.next),
-            self.in_flight.keys().next().copied(),
-            self.parked.keys().next().copied(),
-            self.dead.first().copied(),
-        ];
-        firsts.into_iter().flatten().min().unwrap_or(self.next)
+        self.first_dead().map_or_else(|| self.first_unsettled(), |dead| dead.min(self.first_unsettled()))
+    }
+
+    /// The first offset that is not settled.
+    #[must_use]
+    pub fn first_unsettled(&self) -> u64 {
+        let firsts = [self.in_flight.keys().next(), self.parked.keys().next()];
+        firsts.into_iter().flatten().copied().min().unwrap_or(self.next)
+    }
+
+    /// The first dead letter.
+    #[must_use]
+    pub fn first_dead(&self) -> Option<u64> {
+        self.dead.first().copied()
     }
 
     /// How many messages are in flight, parked and dead.
@@ -462,7 +474,7 @@ impl Group {
             due,
             deliveries: counts.deliveries,
             failures: counts.failures,
-            reason: place::shorten(reason),
+            reason: place::shorten(reason, MAX_REASON),
         };
         actions.extend([Action::Record { offset, waiting }, Action::Place]);
         if due <= now {
@@ -484,10 +496,10 @@ impl Group {
         }
         self.dead.insert(offset);
         let dead = Dead {
-            reason: place::shorten(reason),
+            reason: place::shorten(reason, MAX_REASON),
             failures: counts.failures,
             deliveries: counts.deliveries,
-            by: by.map(|by| by.chars().take(200).collect()),
+            by: by.map(|by| place::shorten(by, MAX_BY)),
             at: now,
         };
         actions.extend([Action::Bury { offset, dead }, Action::Place]);

@@ -5,9 +5,6 @@
 use crossdock_topics::{Error, Timestamp};
 use serde::{Deserialize, Serialize};
 
-/// The longest reason that is kept, in bytes.
-const MAX_REASON: usize = 4096;
-
 /// How far a group has come.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
@@ -157,11 +154,8 @@ fn read<'a, T: Deserialize<'a>>(bytes: &'a [u8]) -> Result<T, Error> {
         .map_err(|cause| Error::internal(format!("a subscription's record is damaged: {cause}")))
 }
 
-/// The reason, cut to what is kept, at a character's border.
-pub(super) fn shorten(reason: &str) -> String {
-    if reason.len() <= MAX_REASON {
-        return reason.to_owned();
-    }
-    let cut = (0..=MAX_REASON).rev().find(|at| reason.is_char_boundary(*at)).unwrap_or(0);
-    format!("{} ...", &reason[..cut])
+/// The text, cut to at most `limit` bytes at a character's border.
+pub(super) fn shorten(text: &str, limit: usize) -> String {
+    let cut = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or(0);
+    text[..cut].to_owned()
 }

@@ -75,12 +75,12 @@ impl Writer {
         self.batch.delete(keys::topic(name.as_str()));
         self.batch.delete(keys::head(log.id));
         for family in ["log", "segments"] {
-            let family = self.shared.database.family(family);
+            let family = self.database.family(family);
             self.batch.delete_range_cf(family, keys::log(log.id, 0), keys::log(log.id, u64::MAX));
         }
         for subscription in self.subscriptions.values() {
             self.batch.delete_range_cf(
-                self.shared.database.family("groups"),
+                self.database.family("groups"),
                 keys::group(subscription.id, log.id).as_slice(),
                 keys::group(subscription.id, log.id + 1).as_slice(),
             );
@@ -151,11 +151,11 @@ impl Writer {
             StartAt::Start => log.head(),
             StartAt::End => next,
             StartAt::Offset(offset) => offset.clamp(log.head(), next),
-            StartAt::Time(time) => log.at_time(&self.shared.database, time)?,
+            StartAt::Time(time) => log.at_time(&self.database, time)?,
         };
         let place = Place { next: offset, open: Vec::new() };
         let group = Group::new(Rules::from(definition), place, [], [], self.shared.token());
-        subscription::write(state.id, log.id, &group, &[], &mut self.batch, &self.shared.database)?;
+        subscription::write(state.id, log.id, &group, &[], &mut self.batch, &self.database)?;
         self.require(Durability::Fsync);
         state.attach(log.clone(), group);
         log.attach(state);
@@ -164,7 +164,7 @@ impl Writer {
 
     fn forget_group(&mut self, state: &SubscriptionState, log: &TopicLog) {
         self.batch.delete_range_cf(
-            self.shared.database.family("groups"),
+            self.database.family("groups"),
             keys::group(state.id, log.id).as_slice(),
             keys::group(state.id, log.id + 1).as_slice(),
         );
@@ -177,7 +177,7 @@ impl Writer {
         self.delete_key(&format!("subscriptions/{name}"));
         self.batch.delete(keys::subscription(name.as_str()));
         self.batch.delete_range_cf(
-            self.shared.database.family("groups"),
+            self.database.family("groups"),
             keys::group(state.id, 0).as_slice(),
             keys::group(state.id + 1, 0).as_slice(),
         );

@@ -15,6 +15,13 @@ impl Writer {
             return;
         }
         self.expire_leases();
+        // A message that a vanished consumer holds comes back, or to the dead letters, even if nobody asks.
+        for subscription in self.subscriptions.values().cloned().collect::<Vec<_>>() {
+            if subscription.tick(self.now) {
+                self.mark(&subscription);
+                self.require(Durability::Os);
+            }
+        }
         // What was written with durability `memory` reaches the operating system within a tick or two.
         if std::mem::take(&mut self.unsafe_writes) {
             self.require(Durability::Os);
@@ -31,7 +38,7 @@ impl Writer {
     fn trim(&mut self, log: &Arc<TopicLog>) -> Result<()> {
         let (topic, _) = log.definition();
         let retention = &topic.retention;
-        let database = &self.shared.database;
+        let database = &self.database;
         let mut writing = log.writing.lock();
         // By age, twenty looks in a lifetime are enough; by size or count, a look at each tick.
         let age = retention.max_age.map_or(Duration::from_secs(60), |age| age / 20);
@@ -49,14 +56,14 @@ impl Writer {
         let mut holder = None;
         if !retention.drop_unread {
             for subscription in log.subscribers() {
-                if let Some(needs) = subscription.needs(log).filter(|needs| *needs < target) {
+                if let Some((needs, why)) = subscription.needs(log).filter(|(needs, _)| *needs < target) {
                     target = needs;
-                    holder = Some(subscription.name.clone());
+                    holder = Some((subscription.name.clone(), why));
                 }
             }
         }
-        *log.held_by.lock() = holder.map(|name| {
-            format!("subscription {name} has not settled offset {target}; retention would drop up to offset {excess}")
+        *log.held_by.lock() = holder.map(|(name, why)| {
+            format!("subscription {name} {why} offset {target}; retention would drop what lies before offset {excess}")
         });
         if target <= log.head() {
             return Ok(());
