@@ -117,3 +117,24 @@ fn nothing_that_needs_a_system_tls_or_a_long_build_has_crept_in() {
         assert!(!lock.contains(&format!("name = \"{banned}\"\n")), "{banned} is banned: see deny.toml");
     }
 }
+
+#[test]
+fn links_in_the_pages_lead_somewhere() {
+    let mut pages = vec![root().join("README.md"), root().join("examples/github-webhooks/README.md")];
+    let docs = std::fs::read_dir(root().join("docs"))
+        .expect("a folder")
+        .map(|entry| entry.expect("an entry").path());
+    pages.extend(docs.filter(|path| path.extension().is_some_and(|extension| extension == "md")));
+    let mut broken = Vec::new();
+    for page in pages {
+        let text = std::fs::read_to_string(&page).expect("a text");
+        let folder = page.parent().expect("a folder");
+        for target in text.split("](").skip(1).filter_map(|rest| rest.split(')').next()) {
+            let file = target.split('#').next().unwrap_or_default();
+            if !file.is_empty() && !file.contains("://") && !folder.join(file).exists() {
+                broken.push(format!("{}: {target}", page.display()));
+            }
+        }
+    }
+    assert!(broken.is_empty(), "{broken:#?}");
+}
