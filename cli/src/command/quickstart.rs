@@ -32,11 +32,14 @@ pub(super) struct Arguments {
     /// wire; 0 for any that are free
     #[arg(long, value_name = "P", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(0..=65533))]
     port_base: u16,
+    /// Go on without acknowledged messages that a damaged disk has lost, where it would refuse to start
+    #[arg(long)]
+    accept_loss: bool,
 }
 
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let options = Options { directory: self.directory, port_base: self.port_base };
+        let options = Options { directory: self.directory, port_base: self.port_base, accept_loss: self.accept_loss };
         let kept = (self.port_base > 0).then(|| self.port_base + 2);
         Box::pin(run(options, |ready| {
             if caller.for_people() { print(&welcome(ready, kept)) } else { caller.output.next(ready) }

@@ -38,6 +38,8 @@ pub(crate) struct Options {
     pub(crate) directory: PathBuf,
     /// The first port; 0 for any that are free.
     pub(crate) port_base: u16,
+    /// Go on without acknowledged messages that were lost.
+    pub(crate) accept_loss: bool,
 }
 
 /// A platform that is ready.
@@ -70,7 +72,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let began = Instant::now();
     let mut signals = Signals::listen()?;
     let directory = Directory::open(&options.directory)?;
-    let broker = server::open_broker(&directory).await?;
+    let broker = server::open_broker(&directory, options.accept_loss).await?;
     let started = async {
         let ports = Ports::bind(options.port_base).await?;
         let (gateway_url, admin_url) = ports.urls()?;

@@ -19,8 +19,8 @@ const CLOSE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// `Conflict` when another process has it open.
-pub(super) async fn open_broker(directory: &Directory) -> Result<SharedBroker> {
-    let options = EmbeddedOptions::new(directory.broker());
+pub(super) async fn open_broker(directory: &Directory, accept_loss: bool) -> Result<SharedBroker> {
+    let options = EmbeddedOptions { accept_loss, ..EmbeddedOptions::new(directory.broker()) };
     let opened = tokio::task::spawn_blocking(move || Embedded::open(options)).await;
     let opened = opened.map_err(|cause| Error::internal(format!("opening the broker failed: {cause}")))?;
     opened.map(|broker| broker as SharedBroker).map_err(|error| match error.code {
