@@ -6,7 +6,6 @@ use std::time::Duration;
 use arc_swap::ArcSwap;
 use crossdock_config::{UserRecord, keys};
 use crossdock_topics::{Backoff, Error, ErrorCode, Result, Shutdown, Store, Watch};
-use parking_lot::Mutex;
 use secrecy::SecretString;
 use tokio::sync::Semaphore;
 
@@ -33,10 +32,10 @@ pub struct Access(Arc<Shared>);
 
 struct Shared {
     snapshot: ArcSwap<Snapshot>,
-    cache: Mutex<Cache>,
+    cache: Cache,
     /// Bounds those who wait, and those who run among them.
     queue: Semaphore,
-    running: Semaphore,
+    running: Arc<Semaphore>,
     /// What the credentials of unknown users are checked against, so that they cost the same as known ones'.
     nobody: String,
 }
@@ -58,9 +57,9 @@ impl Access {
         let nobody = blocking(move || hash::hash_password(&secret)).await??;
         let shared = Arc::new(Shared {
             snapshot: ArcSwap::from_pointee(records.snapshot()),
-            cache: Mutex::new(Cache::new(rand::random(), REMEMBERED)),
+            cache: Cache::new(rand::random(), REMEMBERED),
             queue: Semaphore::new(WAITING + CHECKS),
-            running: Semaphore::new(CHECKS),
+            running: Arc::new(Semaphore::new(CHECKS)),
             nobody,
         });
         shutdown.tasks().spawn(follow(shared.clone(), store, records, watches, shutdown.clone()));
@@ -79,7 +78,7 @@ impl Access {
             Credentials::ApiKey(_) => (1, |record| record.api_key.as_ref()),
         };
         let (name, secret) = credentials.parts().ok_or_else(refused)?;
-        let fingerprint = self.0.cache.lock().fingerprint(kind, name, secret);
+        let fingerprint = self.0.cache.fingerprint(kind, name, secret);
         if let Some(principal) = self.proven(name, &fingerprint) {
             return Ok(principal);
         }
@@ -90,8 +89,8 @@ impl Access {
                 .retry_after(Duration::from_secs(1))
         };
         let _queued = self.0.queue.try_acquire().map_err(|_| overloaded())?;
-        let running = tokio::time::timeout(WAIT, self.0.running.acquire()).await;
-        let _running = running.map_err(|_| overloaded())?.map_err(|_| overloaded())?;
+        let running = tokio::time::timeout(WAIT, self.0.running.clone().acquire_owned()).await;
+        let running = running.map_err(|_| overloaded())?.map_err(|_| overloaded())?;
         // Another request with the same credentials may have been ahead in the queue.
         if let Some(principal) = self.proven(name, &fingerprint) {
             return Ok(principal);
@@ -102,10 +101,15 @@ impl Access {
         let known = user.and_then(|user| hash_of(&user.record));
         let hash = known.unwrap_or(&self.0.nobody).clone();
         let secret = SecretString::from(secret);
-        let right = blocking(move || hash::matches(&secret, &hash)).await?;
+        // The check goes on when the one who asks goes away, and so it keeps its place until it is done.
+        let right = blocking(move || {
+            let _running = running;
+            hash::matches(&secret, &hash)
+        })
+        .await?;
         match user {
             Some(user) if right && known.is_some() => {
-                self.0.cache.lock().remember(fingerprint, user.revision);
+                self.0.cache.remember(fingerprint, user.revision);
                 Ok(Principal::new(user.record.name.clone(), user.grants.clone()))
             }
             _ => {
@@ -119,7 +123,7 @@ impl Access {
     fn proven(&self, name: &str, fingerprint: &crate::cache::Fingerprint) -> Option<Principal> {
         let snapshot = self.0.snapshot.load();
         let user = snapshot.users.get(name)?;
-        let proven = self.0.cache.lock().proven(fingerprint, user.revision);
+        let proven = self.0.cache.proven(fingerprint, user.revision);
         proven.then(|| Principal::new(user.record.name.clone(), user.grants.clone()))
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::{HashMap, VecDeque};
 
 use crossdock_topics::Revision;
+use parking_lot::RwLock;
 use sha2::{Digest, Sha256};
 
 /// What stands for credentials in the cache: a hash under a key that this process alone knows and never
@@ -10,17 +11,23 @@ use sha2::{Digest, Sha256};
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint([u8; 32]);
 
-/// Credentials that were proven against a user's record as of a revision. Bounded; the oldest go first.
+/// Credentials that were proven against a user's record as of a revision. Bounded; the oldest go first. Asking
+/// it takes a lock that askers share.
 pub(crate) struct Cache {
     key: [u8; 32],
     capacity: usize,
-    proven: HashMap<Fingerprint, Revision>,
+    proven: RwLock<Proven>,
+}
+
+#[derive(Default)]
+struct Proven {
+    at: HashMap<Fingerprint, Revision>,
     order: VecDeque<Fingerprint>,
 }
 
 impl Cache {
     pub(crate) fn new(key: [u8; 32], capacity: usize) -> Self {
-        Self { key, capacity, proven: HashMap::new(), order: VecDeque::new() }
+        Self { key, capacity, proven: RwLock::default() }
     }
 
     /// What stands for these credentials. The parts' lengths go in too, so that no two triples look alike.
@@ -34,29 +41,22 @@ impl Cache {
         Fingerprint(hash.finalize().into())
     }
 
-    /// Whether the credentials were proven against the record of this revision. Those that were proven against
-    /// an earlier one are forgotten.
-    pub(crate) fn proven(&mut self, fingerprint: &Fingerprint, revision: Revision) -> bool {
-        match self.proven.get(fingerprint) {
-            Some(proven) if *proven == revision => true,
-            Some(_) => {
-                self.proven.remove(fingerprint);
-                self.order.retain(|other| other != fingerprint);
-                false
-            }
-            None => false,
-        }
+    /// Whether the credentials were proven against the record of this revision. Revisions never come back, so
+    /// what was proven against an earlier one counts no more.
+    pub(crate) fn proven(&self, fingerprint: &Fingerprint, revision: Revision) -> bool {
+        self.proven.read().at.get(fingerprint) == Some(&revision)
     }
 
     /// Remembers proven credentials.
-    pub(crate) fn remember(&mut self, fingerprint: Fingerprint, revision: Revision) {
-        if self.proven.insert(fingerprint, revision).is_some() {
+    pub(crate) fn remember(&self, fingerprint: Fingerprint, revision: Revision) {
+        let proven = &mut *self.proven.write();
+        if proven.at.insert(fingerprint, revision).is_some() {
             return;
         }
-        self.order.push_back(fingerprint);
-        while self.order.len() > self.capacity {
-            if let Some(oldest) = self.order.pop_front() {
-                self.proven.remove(&oldest);
+        proven.order.push_back(fingerprint);
+        while proven.order.len() > self.capacity {
+            if let Some(oldest) = proven.order.pop_front() {
+                proven.at.remove(&oldest);
             }
         }
     }
@@ -68,19 +68,21 @@ mod tests {
 
     #[test]
     fn what_was_proven_counts_for_its_revision_only() {
-        let mut cache = Cache::new([7; 32], 10);
+        let cache = Cache::new([7; 32], 10);
         let alice = cache.fingerprint(0, "alice", "secret");
         assert!(!cache.proven(&alice, 3));
         cache.remember(alice, 3);
         assert!(cache.proven(&alice, 3));
         assert!(!cache.proven(&alice, 4));
+        cache.remember(alice, 4);
+        assert!(cache.proven(&alice, 4));
         assert!(!cache.proven(&alice, 3), "forgotten for good");
-        assert!(cache.order.is_empty());
+        assert_eq!(cache.proven.read().order.len(), 1);
     }
 
     #[test]
     fn it_is_bounded_and_the_oldest_go_first() {
-        let mut cache = Cache::new([7; 32], 3);
+        let cache = Cache::new([7; 32], 3);
         let prints: Vec<_> = (0..5).map(|n| cache.fingerprint(0, "alice", &n.to_string())).collect();
         for print in &prints {
             cache.remember(*print, 1);
@@ -88,7 +90,8 @@ mod tests {
         }
         let kept: Vec<_> = prints.iter().map(|print| cache.proven(print, 1)).collect();
         assert_eq!(kept, [false, false, true, true, true]);
-        assert_eq!((cache.order.len(), cache.proven.len()), (3, 3));
+        let proven = cache.proven.read();
+        assert_eq!((proven.order.len(), proven.at.len()), (3, 3));
     }
 
     #[test]

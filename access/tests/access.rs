@@ -268,6 +268,24 @@ async fn guessing_is_bounded_and_does_not_touch_those_who_are_known() {
     house.end().await;
 }
 
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn those_who_do_not_wait_for_their_check_are_bounded_too() {
+    let house = House::new();
+    house.user("alice", Some("pw"), None).await;
+    let access = house.open().await;
+    let threads = || std::fs::read_dir("/proc/self/task").unwrap().count();
+    let before = threads();
+    for n in 0..200 {
+        let guess = password("alice", &n.to_string());
+        let _ = tokio::time::timeout(Duration::from_millis(1), access.authenticate(&guess)).await;
+    }
+    // Other tests have some as well; a check for each that was abandoned would be 200.
+    assert!(threads() < before + 60, "{} threads, {before} before", threads());
+    let_in(&access, &password("alice", "pw")).await;
+    house.end().await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_record_that_cannot_be_read_takes_access_away_from_its_users_alone() {
     let house = House::new();

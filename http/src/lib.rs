@@ -4,8 +4,6 @@
 //! ```text
 //!   -> Authenticated(principal)                   who is asking
 //!   -> read_body(body, limit, deadline), Json<T>  what is sent, bounded before it is read
-//!   -> Authenticated(principal)                   who is asking
-//!   -> read_body(body, limit, deadline), Json<T>  what is sent, bounded before it is read
 //!   -> Problem                                    what went wrong, as application/problem+json
 //! ```
 
