@@ -98,7 +98,8 @@ pub(crate) async fn services(plan: &Plan, report: &mut Report) -> Result<(), Fai
     let _ = sandbox.cli(&["service", "deploy", "echo.py"]).await.expect(0);
     let _ = sandbox.cli(&["apply", "channel.yaml"]).await.expect(0);
     eventually("the service to answer", Duration::from_secs(30), || async {
-        (sandbox.gateway().post("/echo", &json!(1)).await.status == 200).then_some(())
+        let answer = sandbox.gateway().post("/echo", &json!("as it was")).await;
+        (answer.status == 200).then(|| assert_eq!(answer.text(), "\"as it was\"", "the echo is none"))
     })
     .await;
     for callers in ["1", "64"] {

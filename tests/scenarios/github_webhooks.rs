@@ -41,13 +41,14 @@ async fn stats(gateway: &Client, repository: &str) -> Option<BTreeMap<String, u6
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn given_real_webhooks_when_the_process_is_killed_twice_should_hold_and_count_each_one_once() {
+async fn given_real_webhooks_when_the_process_is_killed_again_and_again_should_hold_and_count_each_one_once()
+{
     let webhooks = webhooks();
     let mut sandbox = sandbox().env("GITHUB_SECRET", SECRET).start().await;
     apply(&sandbox).await;
 
-    // Killed after a third and after two thirds, with calls on their way. As GitHub would, we send again what was
-    // not answered, and now and then what was.
+    // Killed four times: with calls on their way, and with the services at work on what has come. As GitHub would,
+    // we send again what was not answered, and now and then what was.
     for (part, calls) in webhooks.chunks(webhooks.len() / 3 + 1).enumerate() {
         let mut unanswered: Vec<_> = calls.iter().collect();
         if part > 0 {
