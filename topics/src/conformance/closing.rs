@@ -72,6 +72,16 @@ pub(super) async fn whoever_waits_is_answered(harness: Arc<dyn Harness>) {
     assert!(soon("the end of serving", served.recv()).await.is_none());
 }
 
+pub(super) async fn its_files_are_let_go_of_whoever_still_holds_it(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    publish(&broker, &orders, ["x"]).await;
+    soon("closing", broker.close()).await;
+    let again = harness.reopen().await;
+    assert_eq!(stored_texts(&read_all(&again, &orders).await), ["x"]);
+    assert!(!broker.health().ready && again.health().ready);
+}
+
 pub(super) async fn what_comes_after_is_refused(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;

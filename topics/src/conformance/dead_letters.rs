@@ -105,7 +105,7 @@ pub(super) async fn redriven_they_come_again_with_failures_forgotten(harness: Ar
     assert_eq!(broker.redrive(&sub, these.clone()).await.unwrap(), 1);
     assert_eq!(broker.redrive(&sub, these).await.unwrap(), 0, "it is no dead letter any more");
     let back = take_one(&broker, &sub).await;
-    assert_eq!((back.offset, back.attempt), (1, 1));
+    assert_eq!((back.offset, back.attempt, back.deliveries), (1, 1, 1));
     ack(&broker, &sub, &[back]).await;
     // A consumer that waits is woken.
     let taking = tokio::spawn({

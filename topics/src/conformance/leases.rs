@@ -26,7 +26,7 @@ pub(super) async fn keys_vanish_with_their_lease(harness: Arc<dyn Harness>) {
     put(&broker, "short/a", Some(short)).await;
     put(&broker, "short/b", Some(short)).await;
     put(&broker, "long", Some(long)).await;
-    put(&broker, "for ever", None).await;
+    put(&broker, "for-ever", None).await;
     let (_, before) = broker.list("").await.unwrap();
     let mut watch = broker.watch("short/", before).await.unwrap();
     let mut gone = Vec::new();
@@ -43,7 +43,7 @@ pub(super) async fn keys_vanish_with_their_lease(harness: Arc<dyn Harness>) {
     gone.sort();
     assert_eq!(gone, ["short/a", "short/b"]);
     assert!(!is_there(&broker, "short/a").await && is_there(&broker, "long").await);
-    assert!(is_there(&broker, "for ever").await);
+    assert!(is_there(&broker, "for-ever").await);
     refused(broker.keep_alive(short).await, ErrorCode::NotFound);
     refused(broker.put("late", "v".into(), Expect::Any, Some(short)).await, ErrorCode::NotFound);
     assert!(!is_there(&broker, "late").await);
@@ -78,19 +78,19 @@ pub(super) async fn revoked_it_takes_its_keys_along(harness: Arc<dyn Harness>) {
 pub(super) async fn a_key_written_again_belongs_to_its_last_lease(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let (first, second) = (broker.grant(LONG).await.unwrap(), broker.grant(LONG).await.unwrap());
-    for key in ["handed on", "kept", "made anew"] {
+    for key in ["handed-on", "kept", "made-anew"] {
         put(&broker, key, Some(first)).await;
     }
-    put(&broker, "handed on", Some(second)).await;
+    put(&broker, "handed-on", Some(second)).await;
     put(&broker, "kept", None).await;
-    broker.delete("made anew", Expect::Any).await.unwrap();
-    put(&broker, "made anew", None).await;
+    broker.delete("made-anew", Expect::Any).await.unwrap();
+    put(&broker, "made-anew", None).await;
     broker.revoke(first).await.unwrap();
-    for key in ["handed on", "kept", "made anew"] {
+    for key in ["handed-on", "kept", "made-anew"] {
         assert!(is_there(&broker, key).await, "{key} went with a lease that was no longer its own");
     }
     broker.revoke(second).await.unwrap();
-    assert!(!is_there(&broker, "handed on").await);
+    assert!(!is_there(&broker, "handed-on").await);
 }
 
 pub(super) async fn a_lease_survives_a_restart(harness: Arc<dyn Harness>) {

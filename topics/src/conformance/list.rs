@@ -46,6 +46,7 @@ macro_rules! conformance_cases {
                 a_working_broker_says_so,
                 what_was_accepted_is_kept,
                 whoever_waits_is_answered,
+                its_files_are_let_go_of_whoever_still_holds_it,
                 what_comes_after_is_refused,
             ]
             topics: [
@@ -66,6 +67,7 @@ macro_rules! conformance_cases {
                 page_after_page_gives_each_message_once,
                 a_page_is_about_a_mebibyte_and_never_empty,
                 waits_for_the_first_one,
+                beyond_the_end_it_waits_until_the_log_has_come_that_far,
                 says_where_to_go_on_when_nothing_comes,
                 an_unknown_topic_is_refused,
             ]
@@ -76,7 +78,7 @@ macro_rules! conformance_cases {
                 unread_messages_stay_and_it_says_for_whom,
                 a_deleted_subscription_holds_nothing,
                 a_topic_can_say_that_unread_ones_may_go,
-                a_dead_letters_message_can_go_its_story_stays,
+                dead_letters_stay_and_it_says_for_whom,
             ]
             subscriptions: [
                 a_definition_is_kept_as_it_was_given,

@@ -108,6 +108,23 @@ pub(super) async fn waits_for_the_first_one(harness: Arc<dyn Harness>) {
     }
 }
 
+pub(super) async fn beyond_the_end_it_waits_until_the_log_has_come_that_far(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    publish(&broker, &orders, ["0"]).await;
+    let reading = tokio::spawn({
+        let (broker, orders) = (broker.clone(), orders.clone());
+        async move { broker.read(&orders, StartAt::Offset(3), 10, PATIENCE * 10).await.unwrap() }
+    });
+    for text in ["1", "2", "3"] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!reading.is_finished(), "answered before offset 3 was there");
+        publish(&broker, &orders, [text]).await;
+    }
+    let page = soon("a read that waits for an offset", reading).await.unwrap();
+    assert_eq!((stored_texts(&page.messages), page.next), (vec!["3".to_owned()], 4));
+}
+
 pub(super) async fn says_where_to_go_on_when_nothing_comes(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;
