@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use super::steps::{ack, info, publish, soon, standing, subscription, take, texts, topic};
+use super::steps::{Dice, ack, info, publish, soon, standing, subscription, take, texts, topic};
 use super::{Harness, PATIENCE};
 use crate::{Fetch, Settlement};
 
@@ -102,4 +102,35 @@ pub(super) async fn all_who_wait_are_served(harness: Arc<dyn Harness>) {
     let mut offsets = soon("all consumers", consumers.join_all()).await;
     offsets.sort_unstable();
     assert_eq!(offsets, [0, 1, 2, 3, 4]);
+}
+
+pub(super) async fn a_fetch_that_is_given_up_takes_nothing_along(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    const COUNT: usize = 200;
+    let publishing = tokio::spawn({
+        let (broker, orders) = (broker.clone(), orders.clone());
+        async move {
+            for n in 0..COUNT {
+                publish(&broker, &orders, [n.to_string()]).await;
+            }
+        }
+    });
+    // A caller that goes away, such as a client whose connection breaks, at any moment of its wait.
+    let (mut seen, mut dice) = (Vec::new(), Dice(5));
+    while !publishing.is_finished() {
+        let fetch = broker.fetch(&sub, Fetch::new(None, 3, PATIENCE));
+        let patience = Duration::from_micros(dice.below(1500));
+        if let Ok(taken) = tokio::time::timeout(patience, fetch).await {
+            seen.extend(taken.unwrap());
+        }
+    }
+    publishing.await.unwrap();
+    // None of the others waits for a lease of half a minute to run out.
+    seen.extend(take(&broker, &sub, COUNT - seen.len()).await);
+    assert!(seen.iter().all(|delivery| delivery.attempt == 1), "given up, and counted as a failure");
+    let mut offsets: Vec<u64> = seen.iter().map(|delivery| delivery.offset).collect();
+    offsets.sort_unstable();
+    assert_eq!(offsets, (0..COUNT as u64).collect::<Vec<_>>());
 }

@@ -127,6 +127,7 @@ macro_rules! conformance_cases {
                 each_takes_them_in_order,
                 a_slow_one_holds_up_nobody,
                 all_who_wait_are_served,
+                a_fetch_that_is_given_up_takes_nothing_along,
             ]
             settle: [
                 outputs_come_with_the_ack,
@@ -139,6 +140,7 @@ macro_rules! conformance_cases {
                 with_an_output_that_cannot_be_nothing_is_done,
                 of_two_who_settle_one_wins,
                 an_outcome_survives_a_kill,
+                what_was_delivered_from_what_is_gone_is_stale,
             ]
             dead_letters: [
                 a_rejected_message_is_one_with_its_story,
@@ -183,6 +185,7 @@ macro_rules! conformance_cases {
                 what_waits_with_one_who_stops_is_handed_on_or_refused,
                 full_queues_refuse,
                 several_servers_share_the_work,
+                a_caller_that_goes_away_is_noticed,
             ]
             freight: [
                 each_message_is_acknowledged_once_in_the_end,

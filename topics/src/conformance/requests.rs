@@ -168,3 +168,14 @@ pub(super) async fn several_servers_share_the_work(harness: Arc<dyn Harness>) {
     }
     assert_eq!(answered.len(), 3);
 }
+
+pub(super) async fn a_caller_that_goes_away_is_noticed(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let mut requests = broker.serve(&service(), 10).await.unwrap();
+    let asked = ask(&broker, "?");
+    let request = next(&mut requests).await;
+    assert!(!request.responder.is_abandoned());
+    asked.abort();
+    super::steps::eventually("the server can tell", async || request.responder.is_abandoned()).await;
+    request.responder.reply(Ok(Message::new("to nobody")));
+}

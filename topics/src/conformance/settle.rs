@@ -203,3 +203,25 @@ pub(super) async fn an_outcome_survives_a_kill(harness: Arc<dyn Harness>) {
     nothing(&after, &sub).await;
     assert_eq!(standing(&after, &sub).await, [0, 3, 0, 1]);
 }
+
+pub(super) async fn what_was_delivered_from_what_is_gone_is_stale(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let inputs = topic(&broker, "inputs").await;
+    let sub = subscription(&broker, "sub", &["*"]).await;
+    publish(&broker, &inputs, ["of the old topic"]).await;
+    let old = take_one(&broker, &sub).await;
+    broker.delete_topic(&inputs).await.unwrap();
+    topic(&broker, "inputs").await;
+    publish(&broker, &inputs, ["of the new topic"]).await;
+    let new = take_one(&broker, &sub).await;
+    assert_eq!(text(&new), "of the new topic");
+    let settled = broker.settle(&sub, Settlement::ack([old.id, new.id])).await.unwrap();
+    assert_eq!((settled.settled, settled.stale), (1, vec![old.id]));
+    publish(&broker, &inputs, ["again"]).await;
+    let old = take_one(&broker, &sub).await;
+    broker.delete_subscription(&sub).await.unwrap();
+    subscription(&broker, "sub", &["*"]).await;
+    let settled = broker.settle(&sub, Settlement::ack([old.id])).await.unwrap();
+    assert_eq!((settled.settled, settled.stale), (0, vec![old.id]));
+    assert_eq!(texts(&take(&broker, &sub, 2).await), ["of the new topic", "again"]);
+}
