@@ -6,7 +6,7 @@ mod sandbox;
 
 use std::time::{Duration, Instant};
 
-use crossdock_topics::Subscriptions;
+use crossdock_topics::{Expect, Log, Subscriptions, Topic};
 use sandbox::{ADMIN_BASIC, Sandbox, answer, rest};
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, BufReader};
@@ -125,6 +125,61 @@ async fn a_long_poll_ends_when_a_message_comes_or_the_wait_is_over() {
     });
     assert_eq!(messages.len(), 1);
     assert!(began.elapsed() < Duration::from_secs(5));
+    sandbox.stop().await;
+}
+
+fn poll(query: &str) -> String {
+    format!(
+        "GET /subscriptions/billing/messages?{query} HTTP/1.1\r\nhost: x\r\nauthorization: {ADMIN_BASIC}\r\n\r\n"
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_goes_away_while_waiting_takes_nothing() {
+    let sandbox = with_orders(0).await;
+    fetch(&sandbox, "").await; // the credentials are known from here on
+    for _ in 0..20 {
+        let gone = sandbox.raw(poll("wait=50s&lease=10m")).await;
+        sleep(Duration::from_millis(20)).await;
+        drop(gone);
+    }
+    sleep(Duration::from_millis(200)).await;
+    publish(&sandbox, 3).await;
+    let messages = fetch(&sandbox, "?wait=5s").await;
+    assert_eq!((messages.len(), &messages[0]["attempt"]), (3, &json!(1)));
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_caller_does_not_stay_to_receive_is_given_back_and_no_failure_is_counted() {
+    let sandbox = Sandbox::start().await;
+    let mut topic = Topic::new("orders".parse().unwrap());
+    topic.max_message_bytes = 16 * 1024 * 1024; // more than the buffers of two sockets
+    sandbox.broker.put_topic(topic, Expect::Any).await.unwrap();
+    sandbox.subscription("billing", "orders").await;
+    let large = vec![0; 14_000_000];
+    assert_eq!(answer(sandbox.post("/topics/orders/messages").body(large)).await.0, 201);
+    let name = "billing".parse().unwrap();
+    let held = async || sandbox.broker.subscription(&name).await.unwrap().topics[0].in_flight;
+    let becomes = async |wanted| {
+        let began = Instant::now();
+        while held().await != wanted {
+            assert!(began.elapsed() < Duration::from_secs(10), "{wanted} never were in flight");
+            sleep(Duration::from_millis(10)).await;
+        }
+    };
+    // One goes away, one reads nothing until it is cut off.
+    let gone = sandbox.raw(poll("lease=10m")).await;
+    becomes(1).await;
+    drop(gone);
+    becomes(0).await;
+    let idle = sandbox.raw(poll("lease=10m")).await;
+    becomes(1).await;
+    becomes(0).await;
+    let messages = fetch(&sandbox, "").await;
+    assert_eq!((messages.len(), &messages[0]["attempt"]), (1, &json!(1)));
+    becomes(1).await;
+    drop(idle);
     sandbox.stop().await;
 }
 
@@ -264,10 +319,7 @@ async fn a_stream_says_why_it_ends() {
 async fn stopping_ends_streams_and_long_polls() {
     let sandbox = with_orders(0).await;
     let mut events = Events::open(&sandbox, "").await;
-    let poll = format!(
-        "GET /subscriptions/billing/messages?wait=50s HTTP/1.1\r\nhost: x\r\nauthorization: {ADMIN_BASIC}\r\n\r\n"
-    );
-    let mut poll = sandbox.raw(poll).await;
+    let mut poll = sandbox.raw(poll("wait=50s")).await;
     sleep(Duration::from_millis(200)).await;
     sandbox.stop().await;
     assert!(rest(&mut poll).await.ends_with("{\"messages\":[]}"));

@@ -9,6 +9,7 @@
 
 pub mod authenticate;
 pub mod body;
+pub mod handover;
 pub mod json;
 pub mod limits;
 pub mod message;
@@ -18,6 +19,7 @@ mod socket;
 
 pub use authenticate::{Authenticated, authenticate};
 pub use body::read_body;
+pub use handover::json_handover;
 pub use json::{Json, check_json, is_json, json_response, parse_json, refuse_encoded};
 pub use limits::Limits;
 pub use message::MessageJson;

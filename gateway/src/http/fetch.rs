@@ -5,12 +5,13 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::extract::rejection::QueryRejection;
 use axum::response::Response;
-use crossdock_http::{Authenticated, MessageJson, Result, json_response};
+use crossdock_http::{Authenticated, MessageJson, Result, json_handover};
 use crossdock_topics::time::human;
 use crossdock_topics::{Error, Fetch, SubscriptionName};
 use serde::{Deserialize, Serialize};
 
 use super::gateway::Gateway;
+use super::held::Held;
 use super::path::Named;
 
 const MAX: usize = 1000;
@@ -67,7 +68,8 @@ pub(super) fn check_lease(lease: Option<Duration>) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes messages on a lease: at once if there are any, else when the first comes, within the wait.
+/// Takes messages on a lease: at once if there are any, else when the first comes, within the wait. What the
+/// caller does not stay to receive is given back.
 pub(super) async fn fetch(
     State(gateway): State<Gateway>,
     Authenticated(principal): Authenticated,
@@ -84,12 +86,13 @@ pub(super) async fn fetch(
         // Whoever waits for what may come is told that nothing has.
         () = gateway.shutdown.started() => Vec::new(),
     };
+    let held = Held::new(&gateway, &name, &deliveries);
     let size: usize = deliveries.iter().map(|delivery| delivery.record.size() + 256).sum();
     let mut text = Vec::with_capacity(size);
     let messages = deliveries.iter().map(MessageJson::delivered).collect();
     serde_json::to_writer(&mut text, &Messages { messages })
         .map_err(|error| Error::internal(format!("the messages cannot be written: {error}")))?;
-    Ok(json_response(text))
+    Ok(json_handover(text, move || held.keep()))
 }
 
 #[derive(Serialize)]

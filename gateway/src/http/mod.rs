@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! POST /topics/{topic}/messages            publish      publish.rs, fields.rs, cloudevents.rs, lines.rs
-//! GET  /subscriptions/{name}/messages      long poll    fetch.rs
+//! GET  /subscriptions/{name}/messages      long poll    fetch.rs, held.rs
 //! POST /subscriptions/{name}/settle        outcomes     settle.rs
 //! GET  /subscriptions/{name}/stream        SSE          stream.rs
 //! GET  /health                             open         health.rs
@@ -16,6 +16,7 @@ mod fetch;
 mod fields;
 mod gateway;
 mod health;
+mod held;
 mod intake;
 mod lines;
 mod mirror;
