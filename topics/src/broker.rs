@@ -152,7 +152,8 @@ pub trait Subscriptions: Send + Sync + 'static {
     /// and cannot fail, so that it can be called while dropping.
     fn leave(&self, name: &SubscriptionName, consumer: ConsumerId);
 
-    /// Takes messages, on a lease. Gives an empty list when none came within the wait.
+    /// Takes messages, on a lease. Gives an empty list when none came within the wait. Dropped before it resolves,
+    /// it has taken none.
     ///
     /// # Errors
     /// `NotFound` (also when the subscription is deleted meanwhile), `Unavailable`.

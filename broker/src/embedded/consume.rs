@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Fetch, Record, Result, Revision,
-    Selection, Settled, Settlement, Subscription, SubscriptionInfo, SubscriptionName, Subscriptions,
-    Timestamp, TopicName,
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Fetch, Outcome, Record, Result,
+    Revision, Selection, Settled, Settlement, Subscription, SubscriptionInfo, SubscriptionName,
+    Subscriptions, Timestamp, TopicName,
 };
 use tokio::time::Instant;
 
@@ -27,6 +27,12 @@ impl Shared {
     async fn take(self: &Arc<Self>, state: &Arc<SubscriptionState>, fetch: &Fetch) -> Result<Taken> {
         loop {
             let mut taken = state.take(fetch, self.clock.now());
+            // Whoever asks may go away while the disk is read, and the disk may fail.
+            let mut unread = Unread { shared: self, state, deliveries: Vec::new() };
+            if !taken.again.is_empty() {
+                unread.deliveries.extend(taken.deliveries.iter().map(|delivery| delivery.id));
+                unread.deliveries.extend(taken.again.iter().map(|(_, id, ..)| *id));
+            }
             for (log, id, attempt, deliveries) in std::mem::take(&mut taken.again) {
                 let Some((time, record)) = self
                     .look_up(&log, id.offset)
@@ -48,6 +54,7 @@ impl Shared {
                     record,
                 });
             }
+            unread.deliveries.clear();
             if taken.changed && !state.persist_asked.swap(true, Ordering::AcqRel) {
                 self.command(Command::Persist(state.clone()))?;
             }
@@ -82,6 +89,23 @@ impl Shared {
                 Ok((log, batch))
             })
             .collect()
+    }
+}
+
+/// Deliveries that were taken and have not reached anybody. Dropping it gives them back.
+struct Unread<'a> {
+    shared: &'a Shared,
+    state: &'a SubscriptionState,
+    deliveries: Vec<DeliveryId>,
+}
+
+impl Drop for Unread<'_> {
+    fn drop(&mut self) {
+        if !self.deliveries.is_empty() {
+            let outcomes = self.deliveries.drain(..).map(|id| (id, Outcome::Release)).collect();
+            let settlement = Settlement { outcomes, ..Settlement::default() };
+            self.state.settle(&settlement, false, self.shared.clock.now());
+        }
     }
 }
 

@@ -149,6 +149,33 @@ pub(super) async fn a_consumer_that_stays_keeps_what_another_leaves(harness: Arc
     ack(&broker, &sub, &second).await;
 }
 
+pub(super) async fn a_fetch_that_is_dropped_takes_nothing(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic(&broker, "orders").await;
+    let sub = subscription_with(&broker, "sub", &["orders"], |s| s.lease = PATIENCE * 10).await;
+    publish(&broker, &orders, ["a", "b", "c", "d"]).await;
+    for delivery in take(&broker, &sub, 3).await {
+        say(&broker, &sub, &delivery, retry("no")).await;
+    }
+    // After a restart an engine may have to look for what it delivers, new or again.
+    close(broker).await;
+    let broker = harness.reopen().await;
+    tokio::time::sleep(A_WHILE).await;
+    for _ in 0..10 {
+        let fetching = broker.fetch(&sub, Fetch::new(None, 10, PATIENCE));
+        if let Ok(taken) = tokio::time::timeout(Duration::ZERO, fetching).await {
+            for delivery in taken.unwrap() {
+                say(&broker, &sub, &delivery, Outcome::Release).await;
+            }
+        }
+    }
+    let mut back = take(&broker, &sub, 4).await;
+    back.sort_by_key(|delivery| delivery.offset);
+    assert_eq!(texts(&back), ["a", "b", "c", "d"]);
+    assert_eq!(back.iter().map(|d| d.attempt).collect::<Vec<_>>(), [2, 2, 2, 1], "attempts");
+    ack(&broker, &sub, &back).await;
+}
+
 pub(super) async fn a_restart_gives_back_and_counts_as_nothing(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;

@@ -102,6 +102,7 @@ macro_rules! conformance_cases {
                 a_released_message_comes_again_and_counts_as_nothing,
                 a_consumer_that_leaves_gives_back_at_once,
                 a_consumer_that_stays_keeps_what_another_leaves,
+                a_fetch_that_is_dropped_takes_nothing,
                 a_restart_gives_back_and_counts_as_nothing,
                 no_more_are_in_flight_than_the_subscription_says,
             ]
