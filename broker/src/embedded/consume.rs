@@ -16,7 +16,7 @@ use super::keys;
 use super::log::TopicLog;
 use super::subscription::{SubscriptionState, Taken};
 use super::writer::Command;
-use super::{Embedded, Shared};
+use super::{Embedded, LONGEST_WAIT, Shared};
 use crate::group::Dead;
 
 /// How often a waiting fetch looks at the clock at least.
@@ -144,7 +144,7 @@ impl Subscriptions for Embedded {
 
     async fn fetch(&self, name: &SubscriptionName, fetch: Fetch) -> Result<Vec<Delivery>> {
         let state = self.shared.subscription(name)?;
-        let deadline = Instant::now() + fetch.wait;
+        let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
         let fetch = Fetch { max: fetch.max.max(1), max_bytes: fetch.max_bytes.max(1), ..fetch };
         loop {
             // Waiting is announced before looking, so that nothing that comes in between is missed.

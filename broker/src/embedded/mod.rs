@@ -21,13 +21,17 @@ mod shared_store;
 mod store;
 mod subscription;
 mod syncer;
+#[cfg(test)]
+mod tests;
 mod writer;
 
 use std::collections::HashMap;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
@@ -42,6 +46,9 @@ use log::TopicLog;
 use queue::{Budget, Queue};
 use subscription::SubscriptionState;
 use writer::{Command, Pass, Writer};
+
+/// No wait is longer than this, whatever was asked for: a moment that far away can still be represented.
+const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
 /// At most so many passes wait for the syncer; then the writer waits.
 const WAITING_PASSES: usize = 64;
@@ -81,8 +88,11 @@ impl EmbeddedOptions {
 /// A broker in this process. Dropping the last reference closes it.
 pub struct Embedded {
     shared: Arc<Shared>,
-    threads: Mutex<Vec<JoinHandle<()>>>,
+    threads: Threads,
 }
+
+/// The threads that are to be waited for. Whoever waits holds the lock, so that a second one waits with it.
+type Threads = Arc<Mutex<Vec<JoinHandle<()>>>>;
 
 /// What the threads and the callers share.
 struct Shared {
@@ -162,7 +172,7 @@ impl Shared {
     async fn ask<T>(&self, command: impl FnOnce(oneshot::Sender<Result<T>>) -> Command) -> Result<T> {
         let (answer, answered) = oneshot::channel();
         self.command(command(answer))?;
-        answered.await.unwrap_or_else(|_| Err(closed()))
+        answered.await.unwrap_or_else(|_| Err(self.failure().unwrap_or_else(closed)))
     }
 }
 
@@ -202,17 +212,21 @@ impl Embedded {
         let entries = state.recovered.entries.iter().map(|(entry, _)| entry.clone());
         shared.store.restore(entries, state.recovered.numbers.revision);
         let writer = Writer::new(shared.clone(), database.clone(), state.recovered);
-        let syncing = shared.clone();
         let threads = vec![
-            spawn("broker-writer", move || writer.run())?,
-            spawn("broker-syncer", move || syncer::run(&syncing, &database))?,
+            spawn("broker-writer", shared.clone(), |_| writer.run(), writer::abandon)?,
+            spawn(
+                "broker-syncer",
+                shared.clone(),
+                move |shared| syncer::run(shared, &database),
+                syncer::abandon,
+            )?,
         ];
-        Ok(Arc::new(Self { shared, threads: Mutex::new(threads) }))
+        Ok(Arc::new(Self { shared, threads: Arc::new(Mutex::new(threads)) }))
     }
 
-    /// Tells everybody to stop; gives the threads to wait for.
-    fn stop(&self) -> Vec<JoinHandle<()>> {
-        self.shared.closing.store(true, Ordering::Release);
+    /// Tells everybody to stop.
+    fn stop(&self) {
+        self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.commands.close();
         self.shared.store.close();
         self.shared.requests.close();
@@ -222,39 +236,57 @@ impl Embedded {
         for log in self.shared.topics.read().values() {
             log.moved.notify_waiters();
         }
-        std::mem::take(&mut *self.threads.lock())
     }
 }
 
-fn spawn(name: &str, run: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>> {
+/// Starts a thread. If it panics the broker has failed, and `abandon` answers whoever still comes to it, so that
+/// a mistake of ours is an error that everybody is told, and not a wait without end.
+fn spawn(
+    name: &'static str,
+    shared: Arc<Shared>,
+    run: impl FnOnce(&Shared) + Send + 'static,
+    abandon: impl FnOnce(&Shared) + Send + 'static,
+) -> Result<JoinHandle<()>> {
+    let guarded = move || {
+        if let Err(panic) = catch_unwind(AssertUnwindSafe(|| run(&shared))) {
+            let text = panic.downcast_ref::<String>().map(String::as_str);
+            let text = text.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("no reason given");
+            shared.fail(&Error::internal(format!("its thread {name} stopped on a fault of its own: {text}")));
+            abandon(&shared);
+        }
+    };
     std::thread::Builder::new()
         .name(name.to_owned())
-        .spawn(run)
+        .spawn(guarded)
         .map_err(|cause| Error::internal(format!("cannot start the thread {name}: {cause}")))
+}
+
+fn join(threads: &Threads) {
+    for thread in threads.lock().drain(..) {
+        let _ = thread.join();
+    }
 }
 
 impl Drop for Embedded {
     fn drop(&mut self) {
-        for thread in self.stop() {
-            let _ = thread.join();
-        }
+        self.stop();
+        join(&self.threads);
     }
 }
 
 #[async_trait]
 impl Requests for Embedded {
-    async fn request(&self, service: &ServiceName, message: Message, timeout: std::time::Duration) -> Reply {
+    async fn request(&self, service: &ServiceName, message: Message, timeout: Duration) -> Reply {
         if self.shared.closing.load(Ordering::Acquire) {
             return Err(closed());
         }
-        self.shared.requests.request(service, message, timeout).await
+        self.shared.requests.request(service, message, timeout.min(LONGEST_WAIT)).await
     }
 
     async fn serve(&self, service: &ServiceName, capacity: usize) -> Result<mpsc::Receiver<Request>> {
-        if self.shared.closing.load(Ordering::Acquire) {
-            return Err(closed());
-        }
-        Ok(self.shared.requests.serve(service, capacity))
+        let requests = self.shared.requests.serve(service, capacity);
+        // Looked at afterwards: closing ends those it finds, and this one finds the closing.
+        if self.shared.closing.load(Ordering::Acquire) { Err(closed()) } else { Ok(requests) }
     }
 }
 
@@ -267,12 +299,10 @@ impl Broker for Embedded {
     }
 
     async fn close(&self) {
-        let threads = self.stop();
-        let shared = self.shared.clone();
+        self.stop();
+        let (threads, shared) = (self.threads.clone(), self.shared.clone());
         let closing = tokio::task::spawn_blocking(move || {
-            for thread in threads {
-                let _ = thread.join();
-            }
+            join(&threads);
             // With everything in files the next start has nothing to replay.
             if let Some(database) = shared.database.write().take()
                 && shared.failure().is_none()

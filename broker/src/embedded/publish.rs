@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::block::Block;
 use super::log::{Recent, TopicLog};
 use super::writer::Command;
-use super::{Embedded, Shared};
+use super::{Embedded, LONGEST_WAIT, Shared};
 
 /// A read gives no further message once this many bytes are together.
 const READ_BYTES: usize = 1024 * 1024;
@@ -122,7 +122,7 @@ impl Log for Embedded {
 
     async fn read(&self, topic: &TopicName, from: StartAt, max: usize, wait: Duration) -> Result<Page> {
         let log = self.shared.topic(topic)?;
-        let deadline = Instant::now() + wait;
+        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
         let mut offset = match from {
             StartAt::Start => log.head(),
             StartAt::End => log.tail(),

@@ -32,10 +32,9 @@ impl Store for Embedded {
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
-        if self.shared.closing.load(std::sync::atomic::Ordering::Acquire) {
-            return Err(closed());
-        }
-        self.shared.store.watch(prefix, after)
+        let watch = self.shared.store.watch(prefix, after)?;
+        // Looked at afterwards: closing ends those it finds, and this one finds the closing.
+        if self.shared.closing.load(std::sync::atomic::Ordering::Acquire) { Err(closed()) } else { Ok(watch) }
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {

@@ -43,6 +43,18 @@ pub(super) fn run(shared: &Shared, database: &Database) {
     }
 }
 
+/// Answers whoever still comes after the syncer has stopped on a fault.
+pub(super) fn abandon(shared: &Shared) {
+    let mut passes = Vec::new();
+    while shared.passes.take(&mut passes, Duration::from_secs(3600)) {
+        let failure = shared.failure();
+        for pass in passes.drain(..) {
+            pass.answers.into_iter().for_each(|answer| answer.tell(failure.as_ref()));
+            shared.budget.give(pass.bytes);
+        }
+    }
+}
+
 fn reveal(
     shared: &Shared,
     recent: &mut Recent,

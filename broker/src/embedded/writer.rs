@@ -191,6 +191,16 @@ pub(super) struct Recovered {
     pub(super) leases: Vec<(LeaseId, Duration)>,
 }
 
+/// Lets whoever still comes after the writer has stopped on a fault see the failure: a command that is dropped
+/// tells the one who waits.
+pub(super) fn abandon(shared: &Shared) {
+    let mut commands = Vec::new();
+    while shared.commands.take(&mut commands, Duration::from_secs(3600)) {
+        commands.clear();
+    }
+    shared.passes.close();
+}
+
 pub(super) struct Writer {
     shared: Arc<Shared>,
     database: Arc<Database>,
