@@ -18,7 +18,7 @@ pub mod serve;
 mod socket;
 
 pub use authenticate::{Authenticated, authenticate};
-pub use body::read_body;
+pub use body::{read_body, read_body_if};
 pub use handover::json_handover;
 pub use json::{Json, check_json, is_json, json_response, parse_json, refuse_encoded};
 pub use limits::Limits;

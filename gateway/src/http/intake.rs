@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
-use crossdock_http::{Limits, Result, read_body};
+use crossdock_http::{Limits, Result, read_body, read_body_if};
 use crossdock_topics::{Error, ErrorCode};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -13,9 +13,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 const SMALL: usize = 64 * 1024;
 /// How many bytes all larger bodies may take together.
 const LARGE_TOGETHER: usize = 256 * 1024 * 1024;
-const UNIT: usize = 1024;
+/// Room is taken in steps of this size.
+const STEP: usize = 64 * 1024;
 
-/// Takes bodies in. Their sum is bounded: when large ones take all there is, the next is refused.
+/// Takes bodies in. Their sum is bounded: when large ones take all there is, the next is refused. A body takes
+/// room as it arrives: whoever only announces much keeps nobody out.
 pub(super) struct Intake {
     room: Arc<Semaphore>,
 }
@@ -28,7 +30,7 @@ pub(super) struct Taken {
 
 impl Default for Intake {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(LARGE_TOGETHER / UNIT)) }
+        Self { room: Arc::new(Semaphore::new(LARGE_TOGETHER / STEP)) }
     }
 }
 
@@ -48,13 +50,70 @@ impl Intake {
         if announced.is_some_and(|size| size <= SMALL) {
             return Ok(Taken { bytes: read_body(body, SMALL, limits.body).await?, _room: None });
         }
-        let limit = limit.await?;
-        let size = announced.unwrap_or(limit).min(limit).min(LARGE_TOGETHER);
-        let units = u32::try_from(size.div_ceil(UNIT)).unwrap_or(u32::MAX);
-        let room = Arc::clone(&self.room).try_acquire_many_owned(units).map_err(|_| {
-            Error::new(ErrorCode::Overloaded, "large requests take all the memory there is for them")
-                .hint("try again in a moment, or send less at once")
-        })?;
-        Ok(Taken { bytes: read_body(body, size, limits.body).await?, _room: Some(room) })
+        let limit = limit.await?.min(LARGE_TOGETHER);
+        let mut taken: Option<OwnedSemaphorePermit> = None;
+        let admit = |size: usize| {
+            let held = taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
+            let more = u32::try_from(size.div_ceil(STEP) - held).unwrap_or(u32::MAX);
+            let more = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| {
+                Error::new(ErrorCode::Overloaded, "large requests take all the memory there is for them")
+                    .hint("try again in a moment, or send less at once")
+            })?;
+            match &mut taken {
+                Some(taken) => taken.merge(more),
+                None => taken = Some(more),
+            }
+            Ok(())
+        };
+        let bytes = read_body_if(body, limit, limits.body, admit).await?;
+        Ok(Taken { bytes, _room: taken })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use futures::StreamExt;
+
+    use super::*;
+
+    /// A body of so many bytes in small parts, which then breaks off or never ends.
+    fn unfinished(size: usize) -> Body {
+        let part = Bytes::from(vec![0; 10_000]);
+        let parts =
+            futures::stream::iter(0..size / part.len()).map(move |_| Ok::<_, std::io::Error>(part.clone()));
+        Body::from_stream(parts.chain(futures::stream::pending()))
+    }
+
+    #[tokio::test]
+    async fn room_is_taken_by_what_arrives_and_given_back() {
+        let intake = Arc::new(Intake::default());
+        let limits = Limits { body: Duration::from_secs(60), ..Limits::default() };
+        let whole = LARGE_TOGETHER / STEP;
+        let take = |body| {
+            let intake = Arc::clone(&intake);
+            tokio::spawn(async move { intake.take(body, limits, async { Ok(64 * 1024 * 1024) }).await })
+        };
+        // Many that may become large, and have not.
+        let waiting: Vec<_> = (0..100).map(|_| take(unfinished(100_000))).collect();
+        let taken = take(Body::from(vec![0; 1_000_000])).await.unwrap().unwrap();
+        assert_eq!(taken.bytes.len(), 1_000_000);
+        drop(taken);
+        while intake.room.available_permits() != whole - 100 * 2 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // A few that are.
+        let large: Vec<_> = (0..4).map(|_| take(unfinished(60 * 1024 * 1024))).collect();
+        while intake.room.available_permits() > 20 * 1024 * 1024 / STEP {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let refused = take(unfinished(60 * 1024 * 1024)).await.unwrap().err().unwrap();
+        assert_eq!(refused.error().code, ErrorCode::Overloaded);
+        waiting.iter().chain(&large).for_each(tokio::task::JoinHandle::abort);
+        for task in waiting.into_iter().chain(large) {
+            assert!(task.await.is_err());
+        }
+        assert_eq!(intake.room.available_permits(), whole);
     }
 }
