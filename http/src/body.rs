@@ -51,7 +51,7 @@ async fn read(
     let announced = usize::try_from(body.size_hint().lower()).unwrap_or(limit);
     let mut whole = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(part) = frame.map_err(broke_off)?.into_data() else { continue };
+        let Ok(part) = frame.map_err(|error| broke_off(&error))?.into_data() else { continue };
         let size = whole.len() + part.len();
         if size > limit {
             return Err(too_large(limit));
@@ -68,9 +68,9 @@ async fn read(
     Ok(whole.freeze())
 }
 
-fn broke_off(error: axum::Error) -> Problem {
+fn broke_off(error: &axum::Error) -> Problem {
     // The chain's end says what was wrong with the framing, as in "invalid chunk size line".
-    let mut cause: &dyn std::error::Error = &error;
+    let mut cause: &dyn std::error::Error = error;
     while let Some(deeper) = cause.source() {
         cause = deeper;
     }

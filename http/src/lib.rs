@@ -16,6 +16,7 @@ pub mod message;
 pub mod problem;
 pub mod serve;
 mod socket;
+mod unread;
 
 pub use authenticate::{Authenticated, authenticate};
 pub use body::{read_body, read_body_if};

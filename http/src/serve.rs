@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::Limits;
 use crate::socket::Socket;
+use crate::unread::announce_close;
 
 /// The largest head of a request, and the most that is buffered of a response that nobody takes, in bytes.
 const MAX_BUFFER: usize = 128 * 1024;
@@ -23,6 +24,7 @@ const MAX_HEADERS: usize = 300;
 /// Serves HTTP/1.1 until shutdown begins. Then no connection is taken any more, idle ones are closed, requests
 /// under way are finished, and what is left after the shutdown's grace is cut.
 pub async fn serve(listener: TcpListener, router: Router, limits: Limits, shutdown: &Shutdown) {
+    let router = router.layer(axum::middleware::from_fn(announce_close));
     let room = Arc::new(Semaphore::new(limits.connections));
     let connections = shutdown.child();
     let cut = CancellationToken::new();

@@ -104,6 +104,28 @@ async fn a_body_over_the_limit_is_refused_and_the_sender_learns_why() {
 }
 
 #[tokio::test]
+async fn a_response_says_whether_the_connection_goes_on() {
+    let server = Server::echo().await;
+    let mut stream = server.connect().await;
+    let body = |length: usize| {
+        format!("POST / HTTP/1.1\r\nhost: x\r\ncontent-length: {length}\r\n\r\n{}", "x".repeat(length))
+    };
+    let chunked =
+        "POST / HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n1\r\nx\r\n0\r\n\r\n";
+    for request in [body(3), chunked.to_owned(), body(900), body(0), body(1001)] {
+        stream.write_all(request.as_bytes()).await.unwrap();
+    }
+    let answers = rest(&mut stream).await;
+    let answers: Vec<&str> = answers.split("HTTP/1.1 ").skip(1).collect();
+    assert_eq!(
+        answers.iter().map(|answer| &answer[..3]).collect::<Vec<_>>(),
+        ["200", "200", "200", "200", "413"]
+    );
+    let closing: Vec<bool> = answers.iter().map(|answer| answer.contains("connection: close")).collect();
+    assert_eq!(closing, [false, false, false, false, true], "{answers:?}");
+}
+
+#[tokio::test]
 async fn what_is_no_request_is_refused() {
     let server = Server::echo().await;
     for bad in [
