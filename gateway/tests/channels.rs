@@ -275,6 +275,15 @@ async fn every_endpoint_but_health_asks_who_and_whether_they_may() {
             assert!(response.headers().contains_key("www-authenticate"));
         }
     }
+    // Answers are not asked for where the one who asks may not publish.
+    for (reply_to, expected) in [("orders.old", 201), ("other", 403), ("_logs.s", 403), ("orders.*", 400)] {
+        let ask = sandbox.client.post(sandbox.url("/topics/orders.new/messages")).body("{}");
+        let ask = ask.header("x-api-key", "alice.0123456789abcdef0123").header("x-reply-to", reply_to);
+        let (status, body) = answer(ask).await;
+        assert_eq!(status, expected, "{reply_to}: {body}");
+        let detail = body["detail"].as_str().unwrap_or_default().to_lowercase();
+        assert_eq!(expected != 201, detail.contains("x-reply-to"), "{body}");
+    }
     let (status, health) = answer(sandbox.client.get(sandbox.url("/health"))).await;
     assert_eq!((status, health), (200, json!({"ready": true})));
     sandbox.stop().await;
@@ -288,6 +297,21 @@ async fn health_turns_false_when_the_broker_does_not_take_writes() {
     sandbox.broker.close().await;
     let (status, health) = answer(sandbox.client.get(sandbox.url("/health"))).await;
     assert_eq!((status, &health["code"]), (503, &json!("unavailable")));
+    sandbox.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn why_a_service_failed_is_told_to_those_who_are_known() {
+    let sandbox = Sandbox::start().await;
+    serve(&sandbox, "s", |_| Err(Error::new(ErrorCode::ServiceFailed, "no route to db:hunter2@db"))).await;
+    sandbox.channel(r#"{"name": "open", "path": "/open", "service": "s", "authenticate": false}"#).await;
+    sandbox.channel(r#"{"name": "known", "path": "/known", "service": "s"}"#).await;
+    let (status, told) = answer(sandbox.client.post(sandbox.url("/open"))).await;
+    assert_eq!((status, &told["code"]), (500, &json!("service_failed")));
+    assert!(!told.to_string().contains("hunter2") && told["hint"].is_string(), "{told}");
+    let (status, told) = answer(sandbox.post("/known")).await;
+    assert_eq!(status, 500);
+    assert!(told.to_string().contains("hunter2"), "{told}");
     sandbox.stop().await;
 }
 

@@ -23,7 +23,11 @@ pub(super) fn message(headers: &HeaderMap, now: Timestamp) -> Result<Message> {
             "x-key" => once(&mut message.key, name, text(name, value)?)?,
             "x-message-id" => once(&mut message.id, name, text(name, value)?)?,
             "x-correlation-id" => once(&mut message.correlation_id, name, text(name, value)?)?,
-            "x-reply-to" => once(&mut message.reply_to, name, reply_to(text(name, value)?)?)?,
+            "x-reply-to" => {
+                let topic = text(name, value)?;
+                topic.parse::<TopicName>().map_err(|error| wrong(name, error))?;
+                once(&mut message.reply_to, name, topic)?;
+            }
             "x-expires-in" => {
                 once(&mut message.expires_at, name, now.after(duration(name, value)?))?;
             }
@@ -86,14 +90,6 @@ fn wrong(name: &HeaderName, error: Error) -> Error {
     Error { message: format!("the header {name} is wrong: {}", error.message).into(), ..error }
 }
 
-fn reply_to(topic: ByteString) -> Result<ByteString> {
-    if topic.parse::<TopicName>()?.is_system() {
-        return Err(Error::invalid(format!("X-Reply-To names {topic}, a topic of the system's own"))
-            .hint("name a topic of yours"));
-    }
-    Ok(topic)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -147,8 +143,8 @@ mod tests {
             (("x-deliver-in", "-1s"), "x-deliver-in"),
             (("x-priority", "10"), "X-Priority"),
             (("x-priority", "-1"), "X-Priority"),
-            (("x-reply-to", "a b"), "a b"),
-            (("x-reply-to", "_logs.x"), "_logs.x"),
+            (("x-reply-to", "a b"), "x-reply-to"),
+            (("x-reply-to", "replies.*"), "x-reply-to"),
             (("x-header-", "x"), "X-Header-"),
         ] {
             let error = of(&[header]).unwrap_err();

@@ -5,7 +5,7 @@ use axum::extract::State;
 use axum::response::Response;
 use crossdock_access::Action;
 use crossdock_http::{Authenticated, Result, check_json, is_json, json_response, refuse_encoded};
-use crossdock_topics::{Batch, Clock, Receipts, SystemClock, TopicName};
+use crossdock_topics::{Batch, Clock, Error, Receipts, SystemClock, TopicName};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -25,6 +25,13 @@ pub(super) async fn publish(
     principal.check(Action::Publish, topic.as_str())?;
     refuse_encoded(&headers)?;
     let mut message = fields::message(&headers, SystemClock.now())?;
+    if let Some(topic) = &message.reply_to {
+        // Whoever answers does so with its own permissions: nobody has it write where they may not themselves.
+        principal.check(Action::Publish, topic).map_err(|error| Error {
+            message: format!("the header X-Reply-To names {topic}: {}", error.message).into(),
+            ..error
+        })?;
+    }
     let media = headers.get(CONTENT_TYPE);
     let batch = media.is_some_and(lines::is_lines);
     // The topic's own limit on a message is checked by the broker; here it bounds what is read.

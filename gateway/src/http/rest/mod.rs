@@ -14,7 +14,7 @@ use axum::extract::{Request, State};
 use axum::response::{IntoResponse, Response};
 use crossdock_access::{Action, Principal};
 use crossdock_http::{Problem, Result, authenticate, check_json, is_json, not_found, refuse_encoded};
-use crossdock_topics::{Batch, Error, ErrorCode};
+use crossdock_topics::{Batch, Error, ErrorCode, ServiceName};
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderName, HeaderValue, Method, StatusCode};
 
@@ -83,8 +83,12 @@ async fn call(
     message.payload = body;
     match &channel.target {
         Target::Service(service) => {
-            let reply = gateway.broker.request(service, message, channel.timeout).await?;
-            reply::response(service, reply)
+            let reply = gateway.broker.request(service, message, channel.timeout).await;
+            let response = reply.map_err(Into::into).and_then(|reply| reply::response(service, reply));
+            match response {
+                Err(problem) if principal.is_none() => Err(discreet(service, problem)),
+                response => response,
+            }
         }
         Target::Topic(topic) => {
             let published = gateway.broker.publish(topic, Batch::of(&message)?, None);
@@ -94,6 +98,17 @@ async fn call(
             })??;
             Ok(receipt(StatusCode::ACCEPTED, topic, &receipts))
         }
+    }
+}
+
+/// The problem as those may see it who have not said who they are: what made the service's code fail can hold
+/// what they should not know.
+fn discreet(service: &ServiceName, problem: Problem) -> Problem {
+    match problem.error().code {
+        ErrorCode::ServiceFailed => Error::new(ErrorCode::ServiceFailed, format!("service {service} failed"))
+            .hint("an operator finds the reason in the service's log")
+            .into(),
+        _ => problem,
     }
 }
 
