@@ -140,6 +140,7 @@ pub struct DeadLetter {
     pub by: Option<String>,
     /// When it was given up.
     pub at: Timestamp,
-    /// When it had been stored, and the message; absent when retention has dropped it since.
+    /// When it had been stored, and the message; absent when retention is dropping it at this moment. Where
+    /// retention may drop what is unread, a dead letter goes with its message.
     pub message: Option<(Timestamp, Record)>,
 }

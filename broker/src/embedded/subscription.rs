@@ -260,15 +260,17 @@ impl SubscriptionState {
         }
     }
 
-    /// Whether all these deliveries are held now.
+    /// Whether all these deliveries are held now, and each is named once: the second time it would be stale.
     fn all_live(inner: &Inner, outcomes: &[(DeliveryId, Outcome)], now: Timestamp) -> bool {
-        outcomes.iter().all(|(id, _)| {
-            inner
-                .members
-                .iter()
-                .find(|member| member.log.id == id.log)
-                .is_some_and(|member| member.group.is_live(id.offset, id.token, now))
-        })
+        let mut seen = HashSet::with_capacity(outcomes.len());
+        outcomes.iter().all(|(id, _)| seen.insert(*id))
+            && outcomes.iter().all(|(id, _)| {
+                inner
+                    .members
+                    .iter()
+                    .find(|member| member.log.id == id.log)
+                    .is_some_and(|member| member.group.is_live(id.offset, id.token, now))
+            })
     }
 
     /// Takes in outcomes. With `whole`, either all of them take effect or `None` is given.
