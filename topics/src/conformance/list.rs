@@ -79,6 +79,7 @@ macro_rules! conformance_cases {
                 a_deleted_subscription_holds_nothing,
                 a_topic_can_say_that_unread_ones_may_go,
                 dead_letters_stay_and_it_says_for_whom,
+                a_dead_letters_message_may_go_where_unread_ones_may,
             ]
             subscriptions: [
                 a_definition_is_kept_as_it_was_given,
@@ -141,6 +142,7 @@ macro_rules! conformance_cases {
                 with_an_output_that_cannot_be_nothing_is_done,
                 of_two_who_settle_one_wins,
                 an_outcome_survives_a_kill,
+                said_twice_at_once_counts_once,
                 what_was_delivered_from_what_is_gone_is_stale,
             ]
             dead_letters: [

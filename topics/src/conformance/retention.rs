@@ -186,3 +186,24 @@ pub(super) async fn dead_letters_stay_and_it_says_for_whom(harness: Arc<dyn Harn
     trimmed_to(&broker, &orders, 20).await;
     eventually("nobody holds them", async || info(&broker, &orders).await.held_by.is_none()).await;
 }
+
+pub(super) async fn a_dead_letters_message_may_go_where_unread_ones_may(harness: Arc<dyn Harness>) {
+    let broker = harness.open().await;
+    let orders = topic_with(
+        &broker,
+        "orders",
+        keep(|r| {
+            r.max_messages = Some(5);
+            r.drop_unread = true;
+        }),
+    )
+    .await;
+    let sub = subscription(&broker, "sub", &["orders"]).await;
+    publish(&broker, &orders, ["bad"]).await;
+    let bad = take_one(&broker, &sub).await;
+    say(&broker, &sub, &bad, reject("no such customer")).await;
+    publish_each(&broker, &orders, 1..30).await;
+    trimmed_to(&broker, &orders, 20).await;
+    let letters = broker.dead_letters(&sub, None, 10).await.unwrap();
+    assert!(letters.is_empty(), "a dead letter goes with its message: {letters:?}");
+}

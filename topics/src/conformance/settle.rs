@@ -204,6 +204,18 @@ pub(super) async fn an_outcome_survives_a_kill(harness: Arc<dyn Harness>) {
     assert_eq!(standing(&after, &sub).await, [0, 3, 0, 1]);
 }
 
+pub(super) async fn said_twice_at_once_counts_once(harness: Arc<dyn Harness>) {
+    let (broker, sub, outputs, delivery) = with_one_in_flight(&harness).await;
+    let twice = Settlement::ack([delivery.id, delivery.id]);
+    let with_outputs = Settlement { outputs: vec![(outputs.clone(), one("out"))], ..twice.clone() };
+    // Its second half is about a delivery that was settled before, by its first half.
+    refused(broker.settle(&sub, with_outputs).await, ErrorCode::Conflict);
+    assert_eq!(info(&broker, &outputs).await.tail, 0);
+    let settled = broker.settle(&sub, twice).await.unwrap();
+    assert_eq!((settled.settled, settled.stale), (1, vec![delivery.id]));
+    assert_eq!(standing(&broker, &sub).await, [0; 4]);
+}
+
 pub(super) async fn what_was_delivered_from_what_is_gone_is_stale(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let inputs = topic(&broker, "inputs").await;
