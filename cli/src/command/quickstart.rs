@@ -39,7 +39,8 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let options = Options { directory: self.directory, port_base: self.port_base, accept_loss: self.accept_loss };
+        let options =
+            Options { directory: self.directory, port_base: self.port_base, accept_loss: self.accept_loss };
         let kept = (self.port_base > 0).then(|| self.port_base + 2);
         Box::pin(run(options, |ready| {
             if caller.for_people() { print(&welcome(ready, kept)) } else { caller.output.next(ready) }
