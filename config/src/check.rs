@@ -144,6 +144,9 @@ fn channel<'n>(entry: &Entry<'n, RestChannel>, faults: &mut Faults<'n>) {
             format!("{topic} is the system's own; publish to a topic of another name"),
         );
     }
+    if let Some(service) = channel.service.as_ref().filter(|service| service.as_str().starts_with('_')) {
+        faults.field(entry, "service", format!("{service} is the system's own; name a service of yours"));
+    }
     if channel.methods.is_empty() {
         faults.field(entry, "methods", "no method is left; name at least one, or leave methods out for POST");
     }

@@ -45,13 +45,15 @@ impl Document {
     /// # Errors
     /// `Internal`, should it hold what YAML cannot.
     pub fn to_yaml(&self) -> Result<String> {
+        // Texts with a `$` are double-quoted, and nothing else holds one: there its escape stands for it, and is
+        // never the beginning of a variable.
         serde_saphyr::to_string(self)
+            .map(|yaml| yaml.replace("${", "\\x24{"))
             .map_err(|cause| Error::internal(format!("the configuration cannot be written as YAML: {cause}")))
     }
 }
 
-/// Writes a text that may hold a `$`: it is quoted in YAML then, for variables stand for their values in plain
-/// scalars only.
+/// Writes a text that may hold a `$`: it is quoted in YAML then, so that [`Document::to_yaml`] can escape it.
 pub(crate) fn literally<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     if text.contains('$') { DoubleQuoted(text).serialize(serializer) } else { serializer.serialize_str(text) }
 }

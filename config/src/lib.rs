@@ -23,7 +23,9 @@ pub mod secret;
 pub mod service;
 pub mod size;
 pub mod state;
+mod text;
 pub mod user;
+mod variable;
 
 pub use channel::{Hmac, Method, RestChannel, Target};
 pub use document::{Document, ServiceSpec, UserSpec};

@@ -2,19 +2,24 @@
 
 use std::collections::HashMap;
 use std::fmt;
+use std::ops::Range;
 
 use serde::Deserialize;
-use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 use serde_saphyr::options::NonFiniteFloatPolicy;
 use serde_saphyr::{Location, MessageFormatter, Options, Spanned, UserMessageFormatter};
 
 use crate::fault::{Fault, Place};
+use crate::text::Texts;
+use crate::variable;
 
 /// A part of a document.
 #[derive(Clone, Debug)]
 pub(crate) struct Node {
     pub(crate) place: Place,
     pub(crate) value: Value,
+    /// Which bytes of the document it was read from: another place than its own when this is an alias.
+    source: Range<usize>,
 }
 
 /// What a part of a document is.
@@ -80,8 +85,8 @@ fn options(variables: Option<&HashMap<String, String>>) -> Options {
 }
 
 impl Node {
-    /// Reads a document. With variables, `${NAME}` and `${NAME:-default}` in plain (unquoted) scalars stand for
-    /// their values, and one that is not there is a fault; without, they stand for themselves.
+    /// Reads a document. With variables, `${NAME}` and `${NAME:-default}` in plain and double-quoted scalars stand
+    /// for their values, and one that is not there is a fault; without, they stand for themselves.
     pub(crate) fn parse(bytes: &[u8], variables: Option<&HashMap<String, String>>) -> Result<Self, Fault> {
         let whole =
             |message: String| Fault { place: Place { line: 1, column: 1 }, path: String::new(), message };
@@ -103,17 +108,51 @@ impl Node {
         })?;
         // Whether a scalar looks like a number is known only once it has been read as one, and then its text is
         // gone ("1.10" is 1.1). So it is read twice: first what there is and where, then the texts.
-        let tree: Option<Spanned<Value>> =
-            serde_saphyr::from_str_with_options(text, options(variables)).map_err(|error| fault(&error))?;
+        let tree: Option<Spanned<Value>> = serde_saphyr::from_str_with_options(text, options(variables))
+            .map_err(|error| {
+                let fault = fault(&error);
+                match variable::is_bare(text, fault.place) {
+                    true => Fault { message: variable::QUOTE_IT.into(), ..fault },
+                    false => fault,
+                }
+            })?;
         let Some(tree) = tree else {
-            return Ok(Self { place: Place { line: 1, column: 1 }, value: Value::Null });
+            return Ok(Self { place: Place { line: 1, column: 1 }, value: Value::Null, source: 0..0 });
         };
         let mut node = Self::from(tree);
         serde_saphyr::with_deserializer_from_str_with_options(text, options(variables), |yaml| {
             Texts(&mut node).deserialize(yaml)
         })
         .map_err(|error| fault(&error))?;
+        if let Some(variables) = variables {
+            node.replace_quoted(text, variables)?;
+        }
         Ok(node)
+    }
+
+    /// Replaces variables in double-quoted texts.
+    fn replace_quoted(&mut self, document: &str, variables: &HashMap<String, String>) -> Result<(), Fault> {
+        match &mut self.value {
+            Value::Scalar(text, Guess::Text) => {
+                let written = document.get(self.source.clone()).unwrap_or_default();
+                if !written.starts_with('"') || !written.contains("${") {
+                    return Ok(());
+                }
+                let at_its_place =
+                    |message: String| Fault { place: self.place, path: String::new(), message };
+                let quoted = variable::replaced(written, variables).map_err(at_its_place)?;
+                *text = serde_saphyr::from_str_with_options(&quoted, options(None))
+                    .map_err(|error| at_its_place(fault(&error).message))?;
+                Ok(())
+            }
+            Value::List(elements) => {
+                elements.iter_mut().try_for_each(|element| element.replace_quoted(document, variables))
+            }
+            Value::Map(entries) => {
+                entries.iter_mut().try_for_each(|(_, value)| value.replace_quoted(document, variables))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// The value of a field, when this is a mapping that has it.
@@ -190,10 +229,7 @@ fn fault(error: &serde_saphyr::Error) -> Fault {
 
     let error = error.without_snippet();
     let message = match error {
-        Error::UnresolvedProperty { name, .. } => {
-            format!("the variable {name} is not set; set it, or give a default as in ${{{name}:-default}}")
-                .into()
-        }
+        Error::UnresolvedProperty { name, .. } => variable::unset(name).into(),
         _ => UserMessageFormatter.format_message(error),
     };
     Fault {
@@ -212,7 +248,11 @@ fn visible(c: char) -> impl Iterator<Item = char> {
 
 impl From<Spanned<Value>> for Node {
     fn from(spanned: Spanned<Value>) -> Self {
-        Self { place: place(spanned.referenced), value: spanned.value }
+        let span = spanned.defined.span();
+        let byte = |at: Option<u64>| at.and_then(|at| usize::try_from(at).ok()).unwrap_or(0);
+        let start = byte(span.byte_offset());
+        let source = start..start + byte(span.byte_len());
+        Self { place: place(spanned.referenced), value: spanned.value, source }
     }
 }
 
@@ -274,58 +314,5 @@ impl<'de> Visitor<'de> for Shapes {
             entries.push((Key { place: place(key.referenced), text: key.value }, value.into()));
         }
         Ok(Value::Map(entries))
-    }
-}
-
-/// Reads the same document once more, for the texts of what looked like something else.
-struct Texts<'n>(&'n mut Node);
-
-impl<'de> DeserializeSeed<'de> for Texts<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        match &self.0.value {
-            Value::Null | Value::Scalar(_, Guess::Text) => IgnoredAny::deserialize(deserializer).map(drop),
-            Value::Scalar(..) => deserializer.deserialize_str(self),
-            Value::List(_) => deserializer.deserialize_seq(self),
-            Value::Map(_) => deserializer.deserialize_map(self),
-        }
-    }
-}
-
-impl<'de> Visitor<'de> for Texts<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("what was there before")
-    }
-
-    fn visit_str<E>(self, read: &str) -> Result<(), E> {
-        if let Value::Scalar(text, _) = &mut self.0.value {
-            read.clone_into(text);
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> Result<(), A::Error> {
-        if let Value::List(elements) = &mut self.0.value {
-            for element in elements {
-                list.next_element_seed(Texts(element))?;
-            }
-        }
-        while list.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<(), A::Error> {
-        if let Value::Map(entries) = &mut self.0.value {
-            for (_, value) in entries {
-                if map.next_key::<IgnoredAny>()?.is_some() {
-                    map.next_value_seed(Texts(value))?;
-                }
-            }
-        }
-        while map.next_entry::<IgnoredAny, IgnoredAny>()?.is_some() {}
-        Ok(())
     }
 }

@@ -29,9 +29,9 @@ impl Parsed {
 
 /// Reads a YAML document of at most 16 MiB and checks all that it says.
 ///
-/// With `variables`, `${NAME}`, `${NAME:-default}` and the other forms known from a shell stand for their values
-/// in unquoted scalars, and a variable that is not there is a fault; `$${NAME}` stands for `${NAME}`. Without,
-/// everything stands for itself.
+/// With `variables`, `${NAME}` and `${NAME:-default}` stand for their values in plain and double-quoted scalars,
+/// and a variable that is not there is a fault; `$${NAME}` stands for `${NAME}`. Without, everything stands for
+/// itself, as it does in single quotes and in blocks.
 ///
 /// With `current`, the document is also checked against what the cluster has already: a name may then be defined
 /// in either. Without, names that the document does not define are taken to exist.

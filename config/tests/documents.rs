@@ -100,6 +100,10 @@ fn yaml_that_cannot_be_read_is_one_fault_at_its_place() {
             "line 3, column 1: only single YAML document expected but multiple found",
         ),
         ("topics: *nothing", "line 1, column 9: reference to unknown value"),
+        (
+            "topics: [{name: ${X}}]",
+            "line 1, column 18: in [ ] and { } a variable is written in double quotes, as in \"${NAME}\"",
+        ),
         ("topics: &a [*a]", "line 1, column 13: Recursive reference not allowed here"),
         ("topics: !!int x", "line 1, column 15: invalid u64"),
         ("? [a]\n: b", "line 1, column 3: expected string scalar"),
@@ -179,6 +183,26 @@ fn variables_stand_for_their_values_and_places_stay() {
         serde_json::json!({"A": "010", "B": "", "C": "a: [b, 'c", "D": "${NAME}", "E": "${NAME}", "F": "1.10",
             "G": "$NAME"})
     );
+    let quoted = r#"services:
+  - {name: "${NAME}.${MISSING:-eu}", source: "./${NAME}.py", processes: 2, env: {
+      A: "${COUNT}", B: "x${EMPTY:-y}${EMPTY}", C: "${TEXT}", D: "$${NAME} $NAME $$", E: "\x24{NAME}\t\"\\${NAME}\"",
+      F: &f "${NAME}
+      and more", G: *f, H: "${QUOTES}", I: "ä${NAME}ö" } }
+"#;
+    let more = [("QUOTES".to_owned(), "\"\\\n\u{1}ä".to_owned())];
+    let all = variables.clone().into_iter().chain(more).collect();
+    let quoted = parse(quoted.as_bytes(), Some(&all), None).unwrap_or_else(|invalid| panic!("{invalid}"));
+    let service = &quoted.document.services[0];
+    assert_eq!((service.name.as_str(), service.source.as_deref()), ("orders.eu", Some("./orders.py")));
+    assert_eq!(
+        serde_json::to_value(&service.env).unwrap(),
+        serde_json::json!({"A": "010", "B": "xy", "C": "a: [b, 'c", "D": "${NAME} $NAME $$",
+            "E": "${NAME}\t\"\\orders\"", "F": "orders and more", "G": "orders and more",
+            "H": "\"\\\n\u{1}ä", "I": "äordersö"})
+    );
+    let place = quoted.place("services[0].processes").unwrap();
+    assert_eq!((place.line, place.column), (2, 73));
+
     let place = parsed.place("services[0].processes").unwrap();
     assert_eq!((place.line, place.column), (4, 16));
 
@@ -188,4 +212,16 @@ fn variables_stand_for_their_values_and_places_stay() {
         invalid.to_string(),
         "line 3, column 11: the variable MISSING is not set; set it, or give a default as in ${MISSING:-default}"
     );
+    for (text, says) in [
+        ("${MISSING}", "the variable MISSING is not set"),
+        ("${NAME", "without its }"),
+        ("${}", "not understood in quotes"),
+        ("${1}", "not understood in quotes"),
+        ("${NAME:?no}", "not understood in quotes"),
+        ("${MISSING:-${NAME}}", "cannot hold a variable"),
+    ] {
+        let yaml = format!("topics:\n  - {{name: a}}\n  - {{name: \"{text}\"}}\n");
+        let invalid = parse(yaml.as_bytes(), Some(&variables), None).unwrap_err().to_string();
+        assert!(invalid.starts_with("line 3, column 12: ") && invalid.contains(says), "{invalid}");
+    }
 }
