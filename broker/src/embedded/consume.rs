@@ -12,8 +12,9 @@ use crossdock_topics::{
 };
 use tokio::time::Instant;
 
+use super::block::Block;
 use super::keys;
-use super::log::TopicLog;
+use super::log::{READ_BYTES, TopicLog};
 use super::subscription::{SubscriptionState, Taken};
 use super::writer::Command;
 use super::{Embedded, LONGEST_WAIT, Shared};
@@ -33,10 +34,18 @@ impl Shared {
                 unread.deliveries.extend(taken.deliveries.iter().map(|delivery| delivery.id));
                 unread.deliveries.extend(taken.again.iter().map(|(_, id, ..)| *id));
             }
+            // What is delivered again often lies close together.
+            let mut near: Option<(u32, Arc<Block>)> = None;
             for (log, id, attempt, deliveries) in std::mem::take(&mut taken.again) {
-                let Some((time, record)) = self
-                    .look_up(&log, id.offset)
-                    .await?
+                if near
+                    .as_ref()
+                    .is_none_or(|(of, block)| *of != log.id || !block.range().contains(&id.offset))
+                {
+                    near = self.block(&log, id.offset).await?.map(|block| (log.id, block));
+                }
+                let found =
+                    near.as_ref().and_then(|(_, block)| Some((block.time(), block.record(id.offset)?)));
+                let Some((time, record)) = found
                     .filter(|(_, record)| record.expires_at().is_none_or(|expiry| expiry > self.clock.now()))
                 else {
                     state.forget(id, self.clock.now());
@@ -60,8 +69,11 @@ impl Shared {
             }
             match taken.missing.take() {
                 Some((log, offset)) if taken.deliveries.is_empty() => {
-                    let blocks = self.blocks(&log, offset.max(log.head())).await?;
-                    state.supply(&log, blocks);
+                    let blocks = self.blocks(&log, offset.max(log.head()), READ_BYTES).await?;
+                    // Whatever has become of that topic, it is not waited for here.
+                    if !state.supply(&log, offset, blocks)? {
+                        return Ok(taken);
+                    }
                 }
                 _ => return Ok(taken),
             }
@@ -74,9 +86,14 @@ impl Shared {
         log: &Arc<TopicLog>,
         offset: u64,
     ) -> Result<Option<(Timestamp, Record)>> {
-        let blocks = self.blocks(log, offset).await?;
-        let block = blocks.first().filter(|block| block.range().contains(&offset));
+        let block = self.block(log, offset).await?;
         Ok(block.and_then(|block| Some((block.time(), block.record(offset)?))))
+    }
+
+    /// The block that holds a message, wherever it is.
+    async fn block(self: &Arc<Self>, log: &Arc<TopicLog>, offset: u64) -> Result<Option<Arc<Block>>> {
+        let blocks = self.blocks(log, offset, 0).await?;
+        Ok(blocks.into_iter().next().filter(|block| block.range().contains(&offset)))
     }
 
     /// Finds the topics that outputs go to, and checks that they may.
@@ -133,7 +150,9 @@ impl Subscriptions for Embedded {
 
     async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
         self.shared.check_open()?;
-        Ok(self.shared.subscription(name)?.join())
+        let consumer = ConsumerId(self.shared.token());
+        self.shared.subscription(name)?.join(consumer);
+        Ok(consumer)
     }
 
     fn leave(&self, name: &SubscriptionName, consumer: ConsumerId) {
@@ -146,9 +165,10 @@ impl Subscriptions for Embedded {
         let state = self.shared.subscription(name)?;
         let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
         let fetch = Fetch { max: fetch.max.max(1), max_bytes: fetch.max_bytes.max(1), ..fetch };
+        // Waiting is announced before looking, so that nothing that comes in between is missed; and whoever ends it,
+        // with messages or without, lets the next one look for what it may have been woken for.
+        let _waiting = state.wait();
         loop {
-            // Waiting is announced before looking, so that nothing that comes in between is missed.
-            let waiting = state.wait_guard();
             let available = state.available();
             tokio::pin!(available);
             available.as_mut().enable();
@@ -157,10 +177,11 @@ impl Subscriptions for Embedded {
                 return Err(Error::not_found("subscription", name));
             }
             let taken = self.shared.take(&state, &fetch).await?;
+            if let Some(consumer) = fetch.consumer.filter(|_| taken.has_left) {
+                return Err(Error::not_found("consumer", consumer.0)
+                    .hint("join first; whoever has left gets nothing"));
+            }
             if !taken.deliveries.is_empty() {
-                drop(waiting);
-                // There may be more: whoever waits looks for itself.
-                state.wake();
                 return Ok(taken.deliveries);
             }
             let now = self.shared.clock.now();

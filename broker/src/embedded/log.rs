@@ -25,7 +25,7 @@ use super::subscription::SubscriptionState;
 
 /// At most so many bytes of blocks are handed out at one time, from memory or from the disk (and one block at
 /// least), so that a reader who is far behind holds no more than that.
-const READ_BYTES: usize = 1024 * 1024;
+pub(super) const READ_BYTES: usize = 1024 * 1024;
 
 pub(super) struct TopicLog {
     pub(super) id: u32,
@@ -189,8 +189,9 @@ impl TopicLog {
         self.recent.write().pop_front().map_or(0, |block| block.size())
     }
 
-    /// The blocks from the one that holds `offset` on, as far as they are in memory.
-    pub(super) fn recent(&self, offset: u64) -> Recent {
+    /// The blocks from the one that holds `offset` on, as far as they are in memory: at most `limit` bytes of
+    /// them, and one at least.
+    pub(super) fn recent(&self, offset: u64, limit: usize) -> Recent {
         if offset >= self.tail() {
             return Recent::End;
         }
@@ -201,7 +202,7 @@ impl TopicLog {
                 let mut bytes = 0;
                 let enough = |block: &&Arc<Block>| {
                     bytes += block.size();
-                    bytes <= READ_BYTES
+                    bytes <= limit
                 };
                 let mut blocks: Vec<_> = recent.range(at..).take_while(enough).cloned().collect();
                 if blocks.is_empty() {
@@ -215,7 +216,12 @@ impl TopicLog {
 
     /// The same from the disk: blocks that are visible, the first of which holds `offset` (or follows it, where
     /// retention has dropped it).
-    pub(super) fn load(&self, database: &Database, offset: u64) -> Result<Vec<Arc<Block>>, Error> {
+    pub(super) fn load(
+        &self,
+        database: &Database,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Block>>, Error> {
         let tail = self.tail();
         let prefix = self.id.to_be_bytes();
         let mut blocks = Vec::new();
@@ -228,13 +234,20 @@ impl TopicLog {
             }
         }
         let from = blocks.last().map_or(offset, |block: &Arc<Block>| block.range().end);
+        if (bytes > 0 && bytes >= limit) || from >= tail {
+            return Ok(blocks);
+        }
         database.scan("log", &keys::log(self.id, from), &prefix, |key, value| {
             let first = keys::u64_of(&key[4..]).unwrap_or(u64::MAX);
-            if first >= tail || (bytes > 0 && bytes + value.len() > READ_BYTES) {
+            if first >= tail || (bytes > 0 && bytes + value.len() > limit) {
                 return Ok(false);
             }
             let block = Block::decode(&Bytes::copy_from_slice(value))?;
-            if blocks.last().is_some_and(|last| last.range().end != block.range().start) {
+            if let Some(end) = blocks.last().map(|last| last.range().end).filter(|end| *end != first) {
+                // Retention, or the end of the topic, may have come between the two looks.
+                if self.head() > end || self.is_deleted() {
+                    return Ok(false);
+                }
                 return Err(Error::internal(format!(
                     "topic {} has a hole in its log before offset {}",
                     self.name,

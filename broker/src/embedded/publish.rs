@@ -11,12 +11,9 @@ use crossdock_topics::{
 use tokio::time::Instant;
 
 use super::block::Block;
-use super::log::{Recent, TopicLog};
+use super::log::{READ_BYTES, Recent, TopicLog};
 use super::writer::Command;
 use super::{Embedded, LONGEST_WAIT, Shared};
-
-/// A read gives no further message once this many bytes are together.
-const READ_BYTES: usize = 1024 * 1024;
 
 impl Shared {
     /// Checks that a batch may be appended to a topic.
@@ -63,18 +60,20 @@ impl Shared {
         Ok(published)
     }
 
-    /// The blocks from `offset` on, from memory or from the disk; empty at the end of the log.
+    /// The blocks from `offset` on, from memory or from the disk: at most `limit` bytes and at least one; empty
+    /// at the end of the log.
     pub(super) async fn blocks(
         self: &Arc<Self>,
         log: &Arc<TopicLog>,
         offset: u64,
+        limit: usize,
     ) -> Result<Vec<Arc<Block>>> {
-        match log.recent(offset) {
+        match log.recent(offset, limit) {
             Recent::Blocks(blocks) => Ok(blocks),
             Recent::End => Ok(Vec::new()),
             Recent::Older => {
                 let (database, log) = (self.database()?, log.clone());
-                tokio::task::spawn_blocking(move || log.load(&database, offset))
+                tokio::task::spawn_blocking(move || log.load(&database, offset, limit))
                     .await
                     .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
             }
@@ -143,7 +142,7 @@ impl Log for Embedded {
                 return Err(Error::not_found("topic", topic));
             }
             offset = offset.max(log.head());
-            let blocks = self.shared.blocks(&log, offset).await?;
+            let blocks = self.shared.blocks(&log, offset, READ_BYTES).await?;
             let mut bytes = 0;
             'blocks: for block in &blocks {
                 offset = offset.max(block.range().start);

@@ -6,7 +6,7 @@
 
 use std::collections::{HashSet, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use crossdock_topics::{
@@ -20,7 +20,7 @@ use tokio::sync::Notify;
 use super::block::Block;
 use super::database::Database;
 use super::keys;
-use super::log::{Recent, TopicLog};
+use super::log::{READ_BYTES, Recent, TopicLog};
 use crate::group::{Action, Event, Fresh, Group, Rules};
 
 pub(super) struct SubscriptionState {
@@ -42,7 +42,6 @@ struct Inner {
     /// Which topic comes first next time, so that none starves.
     turn: usize,
     consumers: HashSet<ConsumerId>,
-    last_consumer: u64,
     actions: Vec<Action>,
 }
 
@@ -67,6 +66,8 @@ pub(super) struct Taken {
     pub(super) wakes_at: Option<Timestamp>,
     /// Whether something changed that is to be persisted.
     pub(super) changed: bool,
+    /// Whether the consumer has not joined, or has left: then there is nothing for it.
+    pub(super) has_left: bool,
 }
 
 impl SubscriptionState {
@@ -80,7 +81,6 @@ impl SubscriptionState {
                 members: Vec::new(),
                 turn: 0,
                 consumers: HashSet::new(),
-                last_consumer: 0,
                 actions: Vec::new(),
             }),
             available: Notify::new(),
@@ -147,6 +147,8 @@ impl SubscriptionState {
 
     /// Wakes one who waits. Whoever is woken and takes something wakes the next one.
     pub(super) fn wake(&self) {
+        // Either this sees the one who waits, or that one sees what it is woken for.
+        fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) > 0 {
             self.available.notify_one();
         }
@@ -157,22 +159,19 @@ impl SubscriptionState {
         self.available.notify_waiters();
     }
 
-    /// Runs `take` until it gives something or `deadline` passes; waits in between, not longer than it says.
-    pub(super) fn wait_guard(&self) -> WaitGuard<'_> {
+    /// Announces that somebody waits, until the guard is dropped.
+    pub(super) fn wait(&self) -> Waiting<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
-        WaitGuard { subscription: self }
+        fence(Ordering::SeqCst);
+        Waiting(self)
     }
 
     pub(super) fn available(&self) -> tokio::sync::futures::Notified<'_> {
         self.available.notified()
     }
 
-    pub(super) fn join(&self) -> ConsumerId {
-        let mut inner = self.inner.lock();
-        inner.last_consumer += 1;
-        let consumer = ConsumerId(inner.last_consumer);
-        inner.consumers.insert(consumer);
-        consumer
+    pub(super) fn join(&self, consumer: ConsumerId) {
+        self.inner.lock().consumers.insert(consumer);
     }
 
     /// Gives back what the consumer holds.
@@ -190,6 +189,11 @@ impl SubscriptionState {
         let mut taken = Taken::default();
         let mut inner = self.inner.lock();
         let inner = &mut *inner;
+        // One that has left gives nothing back any more.
+        if fetch.consumer.is_some_and(|consumer| !inner.consumers.contains(&consumer)) {
+            taken.has_left = true;
+            return taken;
+        }
         let lease = fetch.lease.unwrap_or(inner.definition.lease);
         let count = inner.members.len();
         let (mut left, mut bytes) = (fetch.max, fetch.max_bytes);
@@ -206,6 +210,11 @@ impl SubscriptionState {
                 let (fresh, records) = member.reader.peek(&member.log, first, wanted, bytes);
                 if records.is_empty() && wanted > 0 && member.reader.is_behind {
                     taken.missing = Some((member.log.clone(), first));
+                    // Whose turn it is comes first, even if that means to wait for the disk: otherwise a topic
+                    // that always has something new keeps one that is behind from ever being read.
+                    if taken.deliveries.is_empty() && taken.again.is_empty() {
+                        return taken;
+                    }
                 }
                 let event = Event::Take { consumer: fetch.consumer, max: left, lease, fresh: &fresh };
                 member.group.apply(event, now, &mut inner.actions);
@@ -247,17 +256,30 @@ impl SubscriptionState {
         taken
     }
 
-    /// Puts in blocks of a topic that were read from the disk.
-    pub(super) fn supply(&self, log: &TopicLog, blocks: Vec<Arc<Block>>) {
+    /// Puts in blocks of a topic that were read from the disk because `asked` came next; gives whether to take
+    /// again.
+    pub(super) fn supply(&self, log: &TopicLog, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
         let mut inner = self.inner.lock();
-        if let Some(member) = inner.members.iter_mut().find(|member| member.log.id == log.id) {
-            // Retention may have dropped what the group would have read next.
-            if let Some(first) = blocks.first().filter(|first| first.range().start > member.group.next()) {
-                let event = Event::Trimmed(first.range().start);
-                member.group.apply(event, Timestamp(0), &mut member.pending);
-            }
-            member.reader = Reader { blocks: blocks.into(), at: None, is_behind: false };
+        let Some(member) = inner.members.iter_mut().find(|member| member.log.id == log.id) else {
+            return Ok(false);
+        };
+        // Retention may have dropped what the group would have read next; nothing else may.
+        if log.head() > member.group.next() {
+            member.group.apply(Event::Trimmed(log.head()), Timestamp(0), &mut member.pending);
         }
+        let next = member.group.next();
+        if blocks.iter().any(|block| block.range().contains(&next)) {
+            member.reader = Reader { blocks: blocks.into(), at: None, is_behind: false };
+            return Ok(true);
+        }
+        // Meanwhile the group has moved on, or begun anew, or the topic has gone.
+        if next != asked || next >= log.tail() {
+            return Ok(true);
+        }
+        if log.is_deleted() {
+            return Ok(false);
+        }
+        Err(Error::internal(format!("topic {} has a hole in its log at offset {next}", log.name)))
     }
 
     /// Whether all these deliveries are held now, and each is named once: the second time it would be stale.
@@ -472,14 +494,14 @@ impl Inner {
     }
 }
 
-/// Counts who waits, for as long as it waits.
-pub(super) struct WaitGuard<'a> {
-    subscription: &'a SubscriptionState,
-}
+/// Counts who waits, for as long as it waits; then lets another one look, for it may have been woken for more
+/// than it took.
+pub(super) struct Waiting<'a>(&'a SubscriptionState);
 
-impl Drop for WaitGuard<'_> {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.subscription.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.waiting.fetch_sub(1, Ordering::SeqCst);
+        self.0.wake();
     }
 }
 
@@ -514,7 +536,7 @@ impl Reader {
         let mut index = 0;
         while records.len() < max && bytes > 0 {
             let Some(block) = self.blocks.get(index) else {
-                match log.recent(offset) {
+                match log.recent(offset, READ_BYTES) {
                     Recent::Blocks(blocks) => {
                         self.blocks.extend(blocks);
                         continue;

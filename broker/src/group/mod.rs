@@ -281,7 +281,9 @@ impl Group {
     /// The next moment at which something becomes deliverable by itself.
     #[must_use]
     pub fn wakes_at(&self) -> Option<Timestamp> {
-        let due = self.due.first().map(|(due, _)| *due);
+        // With no room in flight nothing becomes deliverable before something is settled.
+        let room = self.in_flight.len() < self.rules.max_in_flight;
+        let due = self.due.first().map(|(due, _)| *due).filter(|_| room);
         let lease = (!self.in_flight.is_empty()).then_some(self.earliest_lease);
         due.into_iter().chain(lease).min()
     }

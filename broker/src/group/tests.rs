@@ -323,3 +323,19 @@ proptest! {
         prop_assert_eq!(bench.group.counts(), (0, 0, bench.disk.dead.len()));
     }
 }
+
+#[test]
+fn with_no_room_in_flight_only_a_lease_is_waited_for() {
+    let mut bench = Bench::new(101);
+    let (first, ..) = bench.take(A, 1)[0];
+    bench.apply(Event::Leave(A));
+    assert_eq!(first, 0);
+    bench.apply(Event::Take { consumer: Some(B), max: 0, lease: LEASE, fresh: &[] });
+    assert_eq!(bench.group.wakes_at(), Some(Timestamp(i64::MIN)), "given back: at once");
+    let mut bench = Bench::new(101);
+    bench.group.set_rules(Rules::from(&Subscription { max_in_flight: 2, ..definition() }));
+    assert_eq!(bench.take(A, 1).len() + bench.take(B, 1).len(), 2);
+    bench.group.set_rules(Rules::from(&Subscription { max_in_flight: 1, ..definition() }));
+    bench.apply(Event::Leave(A));
+    assert_eq!(bench.group.wakes_at(), Some(bench.now.after(LEASE)), "what is due has no room");
+}
