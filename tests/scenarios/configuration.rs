@@ -35,6 +35,27 @@ async fn given_a_document_when_applied_again_or_elsewhere_should_change_nothing_
 }
 
 #[tokio::test]
+async fn given_the_guide_to_the_configuration_when_its_example_is_applied_twice_should_change_nothing_more() {
+    let guide = include_str!("../../docs/CONFIG.md");
+    let (_, rest) = guide.split_once("```yaml\n").expect("an example");
+    let (example, _) = rest.split_once("```").expect("its end");
+    let sandbox = sandbox()
+        .env("DB_PASSWORD", "unspoken")
+        .env("ALICE_PASSWORD", "unspoken")
+        .env("ALICE_KEY", "alice.0123456789abcdef")
+        .env("PAYMENTS_SECRET", "unspoken")
+        .start()
+        .await;
+    sandbox
+        .write("route.py", "from crossdock import serve\n\n@serve()\ndef answer(data):\n    return data\n");
+    sandbox.write("all.yaml", &example.replace("file:/run/secrets/alice", "env:ALICE_PASSWORD"));
+    let created = steps(&sandbox.cli(&["apply", "all.yaml", "-o", "json"]).await.expect(0).stdout);
+    assert!(created.len() == 8 && created.iter().all(|step| step["action"] == "create"), "{created:?}");
+    let again = steps(&sandbox.cli(&["apply", "all.yaml", "-o", "json"]).await.expect(0).stdout);
+    assert!(again.iter().all(|step| step["action"] == "unchanged"), "{again:?}");
+}
+
+#[tokio::test]
 async fn given_a_user_when_permitted_some_topics_should_reach_those_and_no_others() {
     let sandbox =
         sandbox().env("BOB_PASSWORD", "first secret").env("BOB_KEY", "bob.0123456789abcdef").start().await;
