@@ -5,9 +5,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use crossdock_access::{Access, Credentials, Principal};
 use crossdock_topics::{Error, ErrorCode};
-use http::HeaderMap;
-use http::header::AUTHORIZATION;
+use http::header::{AUTHORIZATION, HOST, ORIGIN};
 use http::request::Parts;
+use http::{HeaderMap, HeaderValue};
 
 use crate::{Problem, Result};
 
@@ -31,8 +31,8 @@ where
 /// The one whose credentials are in these headers.
 ///
 /// # Errors
-/// `Unauthenticated` without credentials, with malformed ones, or wrong ones; `Overloaded` when too many are
-/// being checked.
+/// `Unauthenticated` without credentials, with malformed ones, or wrong ones; `PermissionDenied` for a password
+/// that a browser sent for a page of another site; `Overloaded` when too many are being checked.
 pub async fn authenticate(headers: &HeaderMap, access: &Access) -> Result<Principal> {
     Ok(access.authenticate(&credentials(headers)?).await?)
 }
@@ -43,6 +43,7 @@ fn credentials(headers: &HeaderMap) -> Result<Credentials> {
         let (scheme, rest) = value.split_once(' ').unwrap_or((value, ""));
         let rest = rest.trim();
         if scheme.eq_ignore_ascii_case("basic") {
+            refuse_other_sites(headers)?;
             return basic(rest);
         }
         if scheme.eq_ignore_ascii_case("bearer") {
@@ -60,6 +61,29 @@ fn basic(encoded: &str) -> Result<Credentials> {
         String::from_utf8(STANDARD.decode(encoded).map_err(|_| wrong(()))?).map_err(|_| wrong(()))?;
     let (user, password) = decoded.split_once(':').ok_or(()).map_err(wrong)?;
     Ok(Credentials::Basic { user: user.to_owned(), password: password.into() })
+}
+
+/// Refuses what a page of another site has a browser do. Once a browser knows a password it sends it along with
+/// every request to where it belongs, whoever makes it; API keys are sent by nobody who does not know them.
+fn refuse_other_sites(headers: &HeaderMap) -> Result<()> {
+    let is = |name: &str, value: &str| headers.get(name).is_some_and(|sent| sent == value);
+    let (origin, host) = (headers.get(ORIGIN), headers.get(HOST));
+    // `http://HOST` or `https://HOST`, or `null` for a page that is nowhere. It comes with all that changes things.
+    let other_origin = origin.is_some_and(|origin| {
+        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://"));
+        authority.map(|(_, authority)| authority.as_bytes()) != host.map(HeaderValue::as_bytes)
+    });
+    // Following a link to here is fine.
+    let other_site = is("sec-fetch-site", "cross-site") || is("sec-fetch-site", "same-site");
+    if other_origin || other_site && !is("sec-fetch-mode", "navigate") {
+        return Err(Error::new(
+            ErrorCode::PermissionDenied,
+            "a page of another site makes this request, with a password that the browser knows",
+        )
+        .hint("a page of yours sends an API key")
+        .into());
+    }
+    Ok(())
 }
 
 fn refuse(why: &'static str) -> Problem {
@@ -99,6 +123,38 @@ mod tests {
             let problem = of(name, value).err().unwrap();
             assert_eq!(problem.status().as_u16(), 401, "{value}");
             assert!(!format!("{problem:?}").contains("s3cret"));
+        }
+    }
+
+    #[test]
+    fn a_page_of_another_site_does_nothing_with_a_password_that_the_browser_knows() {
+        let status = |sent: &[(&'static str, &'static str)], credentials: (&'static str, &'static str)| {
+            let all = [credentials, ("host", "localhost:7401")];
+            let headers = all
+                .iter()
+                .chain(sent)
+                .map(|(name, value)| (http::HeaderName::from_static(name), HeaderValue::from_static(value)));
+            super::credentials(&headers.collect()).map_or_else(|problem| problem.status().as_u16(), |_| 200)
+        };
+        let basic = ("authorization", "Basic YWxpY2U6cGFzcw==");
+        for other in [
+            &[("origin", "https://evil.example")][..],
+            &[("origin", "http://localhost:3000")],
+            &[("origin", "null")],
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")],
+            &[("sec-fetch-site", "same-site")],
+        ] {
+            assert_eq!(status(other, basic), 403, "{other:?}");
+            assert_eq!(status(other, ("x-api-key", "alice.s3cret")), 200, "{other:?}");
+            assert_eq!(status(other, ("authorization", "Bearer alice.s3cret")), 200, "{other:?}");
+        }
+        for own in [
+            &[][..],
+            &[("origin", "http://localhost:7401"), ("sec-fetch-site", "same-origin")],
+            &[("sec-fetch-site", "none"), ("sec-fetch-mode", "navigate")],
+            &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate")],
+        ] {
+            assert_eq!(status(own, basic), 200, "{own:?}");
         }
     }
 }
