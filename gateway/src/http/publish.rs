@@ -1,11 +1,13 @@
 //! `POST /topics/{topic}/messages`.
 
+use std::time::Duration;
+
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::Response;
 use crossdock_access::Action;
 use crossdock_http::{Authenticated, Result, check_json, is_json, json_response, refuse_encoded};
-use crossdock_topics::{Batch, Clock, Error, Receipts, SystemClock, TopicName};
+use crossdock_topics::{Batch, Clock, Error, ErrorCode, Published, Receipts, SystemClock, TopicName};
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, StatusCode};
 use serde::Serialize;
@@ -13,6 +15,9 @@ use serde::Serialize;
 use super::gateway::Gateway;
 use super::path::Named;
 use super::{fields, lines};
+
+/// How long the broker may take to make something durable.
+pub(super) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Stores one message, or a batch of lines, and answers once it is as durable as the topic asks.
 pub(super) async fn publish(
@@ -49,8 +54,19 @@ pub(super) async fn publish(
         message.payload = taken.bytes.clone();
         Batch::of(&message)?
     };
-    let receipts = gateway.broker.publish(&topic, batch, None).await?;
+    let receipts = stored(gateway.broker.publish(&topic, batch, None), PATIENCE).await?;
     Ok(receipt(StatusCode::CREATED, &topic, &receipts))
+}
+
+/// Waits for the receipts of what is on its way.
+///
+/// # Errors
+/// The broker's own; `Timeout` when they do not come in time.
+pub(super) async fn stored(published: Published, patience: Duration) -> Result<Receipts, Error> {
+    tokio::time::timeout(patience, published).await.unwrap_or_else(|_| {
+        Err(Error::new(ErrorCode::Timeout, "the receipt did not come in time; the message may be stored")
+            .hint("send it again; with a message id it is stored once"))
+    })
 }
 
 /// Says what was stored.
@@ -74,4 +90,17 @@ struct Shown<'a> {
     durability: String,
     /// Which of them (from 0) had been stored before.
     duplicates: Vec<u32>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_receipt_that_does_not_come_is_not_waited_for_for_ever() {
+        let (_engine, published) = Published::pending();
+        let error = stored(published, Duration::from_millis(10)).await.unwrap_err();
+        assert_eq!(error.code, ErrorCode::Timeout);
+        assert!(error.hint.is_some());
+    }
 }

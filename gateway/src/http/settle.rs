@@ -6,12 +6,13 @@ use std::time::Duration;
 use axum::extract::State;
 use crossdock_http::{Authenticated, Json, Result};
 use crossdock_topics::time::human;
-use crossdock_topics::{DeliveryId, Outcome, Settlement, SubscriptionName};
+use crossdock_topics::{DeliveryId, Error, ErrorCode, Outcome, Settlement, SubscriptionName};
 use serde::{Deserialize, Serialize};
 
 use super::fetch::check_lease;
 use super::gateway::Gateway;
 use super::path::Named;
+use super::publish::PATIENCE;
 
 /// What a consumer says. All of it is optional.
 #[derive(Deserialize)]
@@ -92,7 +93,11 @@ pub(super) async fn settle(
     };
     let mut answer = Answer::default();
     if !settlement.outcomes.is_empty() {
-        let settled = gateway.broker.settle(&name, settlement).await?;
+        let settling = gateway.broker.settle(&name, settlement);
+        let settled = tokio::time::timeout(PATIENCE, settling).await.map_err(|_| {
+            Error::new(ErrorCode::Timeout, "the broker did not answer in time; it may be settled or not")
+                .hint("settle again: what had been settled is named as stale then")
+        })??;
         answer.settled = settled.settled;
         answer.stale = settled.stale;
     }

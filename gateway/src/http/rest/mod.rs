@@ -22,7 +22,7 @@ pub(super) use table::Table;
 use table::{Channel, Found, Target};
 
 use super::gateway::Gateway;
-use super::publish::receipt;
+use super::publish::{receipt, stored};
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
@@ -92,10 +92,7 @@ async fn call(
         }
         Target::Topic(topic) => {
             let published = gateway.broker.publish(topic, Batch::of(&message)?, None);
-            let receipts = tokio::time::timeout(channel.timeout, published).await.map_err(|_| {
-                Error::new(ErrorCode::Timeout, "the receipt did not come in time; the message may be stored")
-                    .hint("send it again; with a message id it is stored once")
-            })??;
+            let receipts = stored(published, channel.timeout).await?;
             Ok(receipt(StatusCode::ACCEPTED, topic, &receipts))
         }
     }
