@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use crate::size;
 use crate::time::human;
 use crate::{Durability, Error, Timestamp, TopicName};
 
@@ -24,7 +25,7 @@ pub struct Topic {
     #[serde(default = "Topic::default_dedup_window", with = "human")]
     pub dedup_window: Duration,
     /// The largest payload it takes, in bytes.
-    #[serde(default = "Topic::default_max_message_bytes")]
+    #[serde(default = "Topic::default_max_message_bytes", deserialize_with = "size::bytes")]
     pub max_message_bytes: usize,
 }
 
@@ -85,7 +86,7 @@ pub struct Retention {
     #[serde(with = "human::option")]
     pub max_age: Option<Duration>,
     /// Beyond this many bytes of messages (as packed, before compression) the oldest may go.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none", deserialize_with = "size::option")]
     pub max_bytes: Option<u64>,
     /// Beyond this many messages the oldest may go.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -131,6 +132,15 @@ pub struct TopicInfo {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn sizes_can_be_written_with_their_unit() {
+        let topic: Topic = serde_json::from_str(
+            r#"{"name": "t", "max_message_bytes": "64KiB", "retention": {"max_bytes": "1GiB"}}"#,
+        )
+        .unwrap();
+        assert_eq!((topic.max_message_bytes, topic.retention.max_bytes), (64 << 10, Some(1 << 30)));
+    }
 
     #[test]
     fn a_definition_survives_its_json() {

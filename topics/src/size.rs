@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use crossdock_topics::Error;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
+
+use crate::Error;
 
 /// A number of bytes, written like `512MiB`, `64KiB`, `10MB` or `4096`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -98,6 +99,16 @@ impl<'de> Deserialize<'de> for Size {
         }
         deserializer.deserialize_any(Visitor)
     }
+}
+
+/// For a number of bytes that people write as a size: `#[serde(deserialize_with = "size::bytes")]`.
+pub(crate) fn bytes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<usize, D::Error> {
+    Size::deserialize(deserializer).map(Size::bytes)
+}
+
+/// The same for one that may be absent.
+pub(crate) fn option<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Ok(Option::<Size>::deserialize(deserializer)?.map(|size| size.0))
 }
 
 #[cfg(test)]
