@@ -213,8 +213,11 @@ fn refused(path: &Path, cause: &rocksdb::Error) -> Error {
         return Error::new(ErrorCode::Conflict, format!("another process is using {}", path.display()))
             .hint("stop it, or name another folder");
     }
-    Error::internal(format!("cannot open the data in {}: {text}", path.display()))
-        .hint("if a file was damaged, restore the folder from a backup; nothing was changed")
+    let error = Error::internal(format!("cannot open the data in {}: {text}", path.display()));
+    if text.contains("No space left") {
+        return error.hint("free some space on that disk and start again; nothing was changed");
+    }
+    error.hint("if a file was damaged, restore the folder from a backup; nothing was changed")
 }
 
 fn failed(what: &str, cause: &rocksdb::Error) -> Error {
