@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use crate::deploy::Order;
 use crate::server::Server;
-use crate::{records, rollout};
+use crate::{administrators, records, rollout};
 
 /// How long all services together may take to run after they were deployed.
 const ROLLOUT: Duration = Duration::from_secs(30);
@@ -50,6 +50,7 @@ pub(crate) fn steps(state: &State, document: &Document) -> Result<Vec<Step>> {
             secret.resolve().map_err(|error| about(Kind::User, &user.name, error))?;
         }
     }
+    administrators::after_applying(state, document)?;
     let mut check = |secret: &SecretRef, hash: &str| Ok(matches(&secret.resolve()?, hash));
     plan(state, document, &mut check)
 }

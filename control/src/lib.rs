@@ -6,6 +6,7 @@
 //!
 //! Nothing is kept here: each request reads the broker and its store, so that all servers answer alike.
 
+mod administrators;
 pub mod api;
 mod apply;
 mod deploy;

@@ -119,3 +119,36 @@ async fn given_a_request_under_way_when_told_to_stop_should_answer_it_first() {
     let answer = under_way.await.expect("the request").expect(200);
     assert_eq!(answer.json()["done"], true);
 }
+
+#[tokio::test]
+async fn given_a_folder_whose_admin_was_locked_out_when_started_again_should_let_them_in() {
+    let mut sandbox = sandbox().start().await;
+    sandbox.write(
+        "al.yaml",
+        "users: [{name: al}]\npermissions: [{name: admin, users: [al], publish: ['**']}]\n",
+    );
+    let refused = sandbox.cli(&["apply", "al.yaml"]).await.expect(6);
+    assert!(refused.stderr.contains("administrator"), "{}", refused.stderr);
+    // Handed on to somebody else, it is theirs; whoever has the folder gets in again when they start it.
+    sandbox.write("secret", "open sesame");
+    let secret = sandbox.home().join("secret");
+    sandbox.write(
+        "taken.yaml",
+        &format!(
+            "users: [{{name: al, password: 'file:{}'}}]\npermissions: [{{name: admin, users: [al], admin: true}}]\n",
+            secret.display()
+        ),
+    );
+    let _ = sandbox.cli(&["apply", "taken.yaml"]).await.expect(0);
+    eventually("the change to be seen", Duration::from_secs(5), || async {
+        (sandbox.admin().get("/api/v1/status").await.status == 403).then_some(())
+    })
+    .await;
+    sandbox.stop().await;
+    sandbox.start().await;
+    let _ = sandbox.cli(&["status"]).await.expect(0);
+    assert!(sandbox.log().contains("admin-of-quickstart"), "{}", sandbox.log());
+    let exported = sandbox.cli(&["export"]).await.expect(0).stdout;
+    assert!(exported.contains("al"), "{exported}");
+    sandbox.stop().await;
+}

@@ -11,6 +11,9 @@ use serde::Serialize;
 /// The user's name.
 pub(super) const ADMIN: &str = "admin";
 
+/// The user's permission where the usual name is taken.
+const INSTEAD: &str = "admin-of-quickstart";
+
 /// Letters and digits that nobody mistakes for each other; 20 of them hold 116 bits.
 const ALPHABET: &[u8] = b"123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz";
 const LENGTH: usize = 20;
@@ -72,24 +75,48 @@ impl Admin {
         }
     }
 
-    /// Makes it so in the store. The permission comes first: a start that is cut off between the two makes
-    /// the user the next time.
+    /// Sees to it that the user may do everything: whoever starts a directory owns it, and is not locked out
+    /// of it by what its permissions were made since. Gives the name of the permission that was missing. It
+    /// comes before the user: a start that is cut off between the two makes the user the next time.
+    ///
+    /// # Errors
+    /// Those of the store; `Internal` for a permission that cannot be read.
+    pub(super) async fn permit(&self, store: &dyn Store) -> Result<Option<Name>, Error> {
+        let mut taken = false;
+        for entry in store.list(keys::PERMISSIONS).await?.0 {
+            let permission: Permission = serde_json::from_slice(&entry.value).map_err(|cause| {
+                Error::internal(format!("{} in the store is damaged: {cause}", entry.key))
+            })?;
+            if permission.admin && permission.users.contains(&self.name) {
+                return Ok(None);
+            }
+            taken |= permission.name == self.name;
+        }
+        // What somebody else has made of the usual one is theirs: it would give all of it to its users.
+        let name = if taken { INSTEAD.parse()? } else { self.name.clone() };
+        let permission = Permission {
+            name: name.clone(),
+            users: vec![self.name.clone()],
+            publish: Vec::new(),
+            consume: Vec::new(),
+            invoke: Vec::new(),
+            admin: true,
+        };
+        store.put(&keys::permission(&name), json(&permission)?, Expect::Any, None).await?;
+        Ok(Some(name))
+    }
+
+    /// Whether the user is there already.
+    pub(super) fn exists(&self) -> bool {
+        self.record.is_some()
+    }
+
+    /// Makes the password so in the store.
     ///
     /// # Errors
     /// Those of the store, and of hashing.
     pub(super) async fn set(self, store: &dyn Store, password: &Password) -> Result<(), Error> {
         let (Password::Made(new) | Password::Given(new)) = password else { return Ok(()) };
-        if self.record.is_none() {
-            let permission = Permission {
-                name: self.name.clone(),
-                users: vec![self.name.clone()],
-                publish: Vec::new(),
-                consume: Vec::new(),
-                invoke: Vec::new(),
-                admin: true,
-            };
-            store.put(&keys::permission(&self.name), json(&permission)?, Expect::Any, None).await?;
-        }
         let (old, expect) = match self.record {
             Some((record, revision)) => (Some(record), Expect::At(revision)),
             None => (None, Expect::Absent),

@@ -89,6 +89,10 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         };
         // Before the store knows the password: whatever happens in between, it is not lost.
         directory.save(&context)?;
+        let before = admin.exists();
+        if let Some(permission) = admin.permit(&*broker).await?.filter(|_| before) {
+            say(&format!("the user {ADMIN} was no administrator any more: made permission {permission}"));
+        }
         admin.set(&*broker, &password).await?;
         save(&directory, &context);
         let server = Server::start(broker.clone(), &directory, ports, &gateway_url).await?;

@@ -161,3 +161,25 @@ async fn many_who_apply_at_once_all_get_through() {
     assert_eq!(exported.matches("name: shared").count(), 1, "{exported}");
     server.stop().await;
 }
+
+#[tokio::test]
+async fn the_last_administrator_is_not_locked_out() {
+    let server = Server::start().await;
+    let lost = "users: [{name: al}]\npermissions: [{name: admins, users: [al], publish: ['**']}]";
+    // Users without a password or a key do not count: nobody gets in as one of them.
+    let nobody = "users: [{name: al}]\npermissions: [{name: admins, users: [al], admin: true}]";
+    for document in [lost, nobody] {
+        for query in ["", "?dry_run=true"] {
+            let text = apply(&server, query, document).await.problem(409, "conflict");
+            assert!(text.contains("administrator"), "{text}");
+        }
+    }
+    let _ = server.admin.get("/api/v1/status").await.expect(200);
+    let password = secret("open sesame");
+    let handed_on = format!(
+        "users: [{{name: al, password: 'file:{}'}}]\npermissions: [{{name: admins, users: [al], admin: true}}]",
+        password.path().display()
+    );
+    let _ = apply(&server, "", &handed_on).await.expect(200);
+    server.stop().await;
+}
