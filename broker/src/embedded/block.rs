@@ -28,6 +28,8 @@ use crossdock_topics::{Error, Record, Timestamp};
 pub(super) const TARGET: usize = 1024 * 1024;
 
 const HEADER: usize = 32;
+/// What a block in memory takes beside its records, about: itself, its owners' counts, its places in queues.
+const OVERHEAD: usize = 256;
 const VERSION: u8 = 1;
 const HAS_IDS: u32 = 1;
 
@@ -83,6 +85,11 @@ impl Block {
     /// The bytes of its records.
     pub(super) fn size(&self) -> usize {
         self.records.len()
+    }
+
+    /// The memory it takes: a block of a few bytes costs more than those.
+    pub(super) fn memory(&self) -> usize {
+        self.records.len() + OVERHEAD
     }
 
     /// The messages' ids, with their offsets.
@@ -156,6 +163,8 @@ impl Builder {
         self.bytes[24..32].copy_from_slice(&time.0.to_le_bytes());
         let crc = crc32c::crc32c(&self.bytes[8..]);
         self.bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        // It stays in memory for a while: without the room that it grew into.
+        self.bytes.shrink_to_fit();
         let value = Bytes::from(self.bytes);
         let records = value.slice(HEADER..);
         let block = Block { first: self.first, count: self.count, time, has_ids: self.has_ids, records };

@@ -144,6 +144,28 @@ impl Database {
         iterator.status().map_err(|cause| failed("read", &cause))
     }
 
+    /// Walks back over the values of the keys from `from` down to `to`, until `visit` says `false`.
+    pub(super) fn scan_back(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        to: &[u8],
+        mut visit: impl FnMut(&[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        let mut options = ReadOptions::default();
+        options.fill_cache(false);
+        options.set_iterate_lower_bound(to);
+        let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
+        iterator.seek_for_prev(from);
+        while let Some(value) = iterator.value() {
+            if !visit(value)? {
+                return Ok(());
+            }
+            iterator.prev();
+        }
+        iterator.status().map_err(|cause| failed("read", &cause))
+    }
+
     /// The last entry at or before `key` that begins with `prefix`.
     pub(super) fn at_or_before(
         &self,

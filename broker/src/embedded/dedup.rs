@@ -15,12 +15,14 @@ pub(super) struct Dedup {
     keys: (RandomState, RandomState),
     offsets: HashMap<u128, u64>,
     order: VecDeque<(Timestamp, u128)>,
+    used: Timestamp,
 }
 
 impl Dedup {
     /// The offset under which this id was stored within the window; otherwise remembers it under `offset`.
     pub(super) fn first(&mut self, id: &[u8], offset: u64, now: Timestamp, window: Duration) -> Option<u64> {
-        self.forget(now, window);
+        self.used = now;
+        self.make_room(now, window);
         let hash = u128::from(self.keys.0.hash_one(id)) << 64 | u128::from(self.keys.1.hash_one(id));
         match self.offsets.entry(hash) {
             std::collections::hash_map::Entry::Occupied(earlier) => Some(*earlier.get()),
@@ -32,7 +34,20 @@ impl Dedup {
         }
     }
 
-    fn forget(&mut self, now: Timestamp, window: Duration) {
+    /// When it was last asked.
+    pub(super) fn used(&self) -> Timestamp {
+        self.used
+    }
+
+    /// Forgets what is out of the window; gives how many ids are left.
+    pub(super) fn forget(&mut self, now: Timestamp, window: Duration) -> usize {
+        while let Some((_, hash)) = self.order.pop_front_if(|(seen, _)| seen.after(window) <= now) {
+            self.offsets.remove(&hash);
+        }
+        self.order.len()
+    }
+
+    fn make_room(&mut self, now: Timestamp, window: Duration) {
         while self
             .order
             .front()

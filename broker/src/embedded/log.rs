@@ -58,6 +58,10 @@ pub(super) struct Writing {
     pub(super) trimmed_to: u64,
     /// When retention is worth another look.
     pub(super) upkeep_at: Timestamp,
+    /// When retention by age is, which may cost reading a part of the log.
+    pub(super) age_at: Timestamp,
+    /// Up to where retention would have dropped the log when it last looked; that does not shrink.
+    pub(super) excess: u64,
 }
 
 /// Where blocks from an offset on are to be had.
@@ -103,6 +107,8 @@ impl TopicLog {
                 finished: Vec::new(),
                 trimmed_to: 0,
                 upkeep_at: Timestamp(0),
+                age_at: Timestamp(0),
+                excess: 0,
             }),
         }
     }
@@ -112,8 +118,15 @@ impl TopicLog {
     }
 
     pub(super) fn redefine(&self, topic: Topic, revision: Revision) {
-        *self.definition.write() = (Arc::new(topic), revision);
-        self.writing.lock().upkeep_at = Timestamp(0);
+        let window = topic.dedup_window;
+        let (before, _) = std::mem::replace(&mut *self.definition.write(), (Arc::new(topic), revision));
+        let mut writing = self.writing.lock();
+        writing.upkeep_at = Timestamp(0);
+        (writing.age_at, writing.excess) = (Timestamp(0), 0);
+        if before.dedup_window != window {
+            // Read back from the log when it is needed.
+            writing.dedup = None;
+        }
     }
 
     pub(super) fn head(&self) -> u64 {
@@ -186,7 +199,7 @@ impl TopicLog {
 
     /// Drops the oldest block that is in memory; gives its size.
     pub(super) fn evict(&self) -> usize {
-        self.recent.write().pop_front().map_or(0, |block| block.size())
+        self.recent.write().pop_front().map_or(0, |block| block.memory())
     }
 
     /// The blocks from the one that holds `offset` on, as far as they are in memory: at most `limit` bytes of
@@ -275,14 +288,14 @@ impl TopicLog {
         Ok(facts)
     }
 
-    /// The offset of the first message stored at or after `time`, or the tail.
-    pub(super) fn at_time(&self, database: &Database, time: Timestamp) -> Result<u64, Error> {
+    /// The offset of the first block that was written at or after `time`, if there is one: it may have been
+    /// trimmed in part, and may not be visible yet.
+    pub(super) fn at_time(&self, database: &Database, time: Timestamp) -> Result<Option<u64>, Error> {
         let part = self.writing.lock().segments.at_time(time);
-        let Some(part) = part else { return Ok(self.tail()) };
+        let Some(part) = part else { return Ok(None) };
         let facts = self.facts(database, part.clone())?;
-        let first =
-            facts.into_iter().find(|block| block.time >= time).map_or(part.end, |block| block.range.start);
-        Ok(first.clamp(self.head(), self.tail()))
+        let first = facts.into_iter().find(|block| block.time >= time);
+        Ok(Some(first.map_or(part.end, |block| block.range.start)))
     }
 }
 
@@ -368,17 +381,41 @@ impl Writing {
     ) -> Result<Dedup, Error> {
         let mut dedup = Dedup::default();
         let Some(part) = self.segments.at_time(now.before(window)) else { return Ok(dedup) };
-        let from = part.start.max(self.next.saturating_sub(Topic::MAX_DEDUP_IDS as u64));
-        let prefix = log.id.to_be_bytes();
-        database.scan("log", &keys::log(log.id, from), &prefix, |_, value| {
+        // Backwards, until there are as many ids as may be remembered: other messages do not count.
+        let (mut blocks, mut count) = (Vec::new(), 0);
+        database.scan_back("log", &keys::log(log.id, u64::MAX), &keys::log(log.id, part.start), |value| {
             let block = Block::decode(&Bytes::copy_from_slice(value))?;
             if block.has_ids() {
-                for (offset, id) in block.ids() {
-                    dedup.first(id, offset, block.time(), window);
-                }
+                count += block.ids().count();
+                blocks.push(block);
             }
-            Ok(true)
+            Ok(count < Topic::MAX_DEDUP_IDS)
         })?;
+        for block in blocks.iter().rev() {
+            for (offset, id) in block.ids() {
+                dedup.first(id, offset, block.time(), window);
+            }
+        }
         Ok(dedup)
+    }
+
+    /// Forgets ids that are out of the window; gives how many are left.
+    pub(super) fn forget_ids(&mut self, now: Timestamp, window: std::time::Duration) -> usize {
+        let Some(dedup) = &mut self.dedup else { return 0 };
+        let left = dedup.forget(now, window);
+        if left == 0 {
+            self.dedup = None;
+        }
+        left
+    }
+
+    /// Lets go of all ids; they are read back from the log when they are needed.
+    pub(super) fn drop_ids(&mut self) {
+        self.dedup = None;
+    }
+
+    /// When an id was last asked for.
+    pub(super) fn ids_used(&self) -> Timestamp {
+        self.dedup.as_ref().map_or(Timestamp(0), Dedup::used)
     }
 }

@@ -127,10 +127,11 @@ impl Log for Embedded {
             StartAt::End => log.tail(),
             StartAt::Offset(offset) => offset.max(log.head()),
             StartAt::Time(time) => {
-                let (database, log) = (self.shared.database()?, log.clone());
-                tokio::task::spawn_blocking(move || log.at_time(&database, time))
+                let (database, searched) = (self.shared.database()?, log.clone());
+                tokio::task::spawn_blocking(move || searched.at_time(&database, time))
                     .await
                     .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))??
+                    .map_or_else(|| log.tail(), |offset| offset.clamp(log.head(), log.tail()))
             }
         };
         let mut page = Page { messages: Vec::new(), next: offset };

@@ -9,6 +9,8 @@ use tokio::sync::mpsc;
 
 /// So many changes are remembered for those who watch from an earlier revision.
 const HISTORY: usize = 4096;
+/// And no more than so many bytes of them.
+const HISTORY_BYTES: usize = 32 * 1024 * 1024;
 /// A watcher that is so many changes behind is let go, and must list again.
 const WATCH_CAPACITY: usize = 4096;
 
@@ -22,6 +24,7 @@ struct View {
     /// Every change after this revision is in `history`.
     known_after: Revision,
     history: VecDeque<Change>,
+    history_bytes: usize,
     watchers: Vec<(String, mpsc::Sender<Change>)>,
 }
 
@@ -50,12 +53,13 @@ impl StoreView {
                     !watcher.is_closed()
                 }
             });
-            if view.history.len() == HISTORY
-                && let Some(oldest) = view.history.pop_front()
-            {
+            view.history_bytes += size(&change);
+            view.history.push_back(change);
+            while view.history.len() > HISTORY || view.history_bytes > HISTORY_BYTES {
+                let Some(oldest) = view.history.pop_front() else { break };
+                view.history_bytes -= size(&oldest);
                 view.known_after = oldest.revision();
             }
-            view.history.push_back(change);
         }
     }
 
@@ -96,6 +100,13 @@ impl StoreView {
     }
 }
 
+fn size(change: &Change) -> usize {
+    match change {
+        Change::Put(entry) => entry.key.len() + entry.value.len(),
+        Change::Deleted { key, .. } => key.len(),
+    }
+}
+
 /// Checks a key and a value against the limits of [`crossdock_topics::Store`].
 pub(super) fn check(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
     if key.is_empty() || key.len() > 512 || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -115,4 +126,20 @@ pub(super) fn check(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
         ));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_remembered_for_watchers_is_bounded_in_bytes() {
+        let view = StoreView::default();
+        for revision in 1..=40 {
+            let value = Bytes::from(vec![0; 1024 * 1024]);
+            view.apply(vec![Change::Put(Entry { key: "services/big".into(), value, revision })]);
+        }
+        assert!(view.0.lock().history_bytes <= HISTORY_BYTES);
+        assert!(view.watch("", 1).is_err() && view.watch("", 39).is_ok());
+    }
 }

@@ -129,6 +129,7 @@ impl SubscriptionState {
     /// Removes one log, which may have the name of another one.
     pub(super) fn retain_logs(&self, gone: &TopicLog) {
         self.inner.lock().members.retain(|member| member.log.id != gone.id);
+        self.wake();
     }
 
     pub(super) fn has_topic(&self, log: &TopicLog) -> bool {

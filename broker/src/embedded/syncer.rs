@@ -70,11 +70,6 @@ fn reveal(
                 if topics.get(&log.name).is_some_and(|known| Arc::ptr_eq(known, &log)) {
                     topics.remove(&log.name);
                 }
-                drop(topics);
-                for subscription in log.subscribers() {
-                    subscription.retain_logs(&log);
-                    log.detach(&subscription);
-                }
             }
             Effect::SubscriptionMade(state) => {
                 drop(shared.subscriptions.write().insert(state.name.clone(), state))
@@ -94,7 +89,7 @@ fn reveal(
     for (log, blocks) in blocks {
         log.advance(&blocks);
         for block in &blocks {
-            recent.add(&log, block.size());
+            recent.add(&log, block.memory());
         }
     }
 }

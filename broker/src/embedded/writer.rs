@@ -210,6 +210,7 @@ pub(super) struct Writer {
     leases: leases::Leases,
     numbers: Numbers,
     next_upkeep: Timestamp,
+    next_ids: Timestamp,
     /// Whether something was written that nobody has asked to be safe yet.
     unsafe_writes: bool,
     now: Timestamp,
@@ -244,7 +245,7 @@ impl Writer {
         let mut keys = HashMap::new();
         for (entry, lease) in recovered.entries {
             if let Some(lease) = lease {
-                leases.hold(lease, &entry.key);
+                leases.hold(lease, &entry.key, now);
             }
             keys.insert(entry.key, KeyState { revision: entry.revision, lease });
         }
@@ -257,6 +258,7 @@ impl Writer {
             leases,
             numbers: recovered.numbers,
             next_upkeep: now,
+            next_ids: now,
             unsafe_writes: false,
             now,
             batch: WriteBatch::default(),
@@ -274,7 +276,7 @@ impl Writer {
             self.now = self.shared.clock.now();
             for command in commands.drain(..) {
                 self.carry_out(command);
-                if self.pass.bytes > PASS_BYTES {
+                if self.pass.bytes > PASS_BYTES || self.batch.size_in_bytes() > PASS_BYTES {
                     self.commit();
                 }
             }
@@ -304,12 +306,18 @@ impl Writer {
             }
             Command::Persist(subscription) => self.mark(&subscription),
             Command::Revive { subscription, which, redrive, answer } => {
-                let count = subscription.revive(which.as_deref(), redrive, self.now);
+                let result = if subscription.is_deleted() {
+                    Err(Error::not_found("subscription", &subscription.name))
+                } else {
+                    Ok(subscription.revive(which.as_deref(), redrive, self.now))
+                };
                 self.mark(&subscription);
                 self.require(Durability::Fsync);
-                self.pass.answers.push(Answer::Count(answer, Ok(count)));
+                self.pass.answers.push(Answer::Count(answer, result));
             }
             Command::PutTopic { topic, expect, answer } => {
+                // A changed window is read back from the log, which must have what came before this.
+                self.commit();
                 let result = self.put_topic(topic, expect);
                 self.pass.answers.push(Answer::Revision(answer, result));
             }
@@ -318,6 +326,8 @@ impl Writer {
                 self.pass.answers.push(Answer::Done(answer, result));
             }
             Command::PutSubscription { subscription, expect, answer } => {
+                // A place by time is looked up in the log, which must have what came before this.
+                self.commit();
                 let result = self.put_subscription(subscription, expect);
                 self.pass.answers.push(Answer::Revision(answer, result));
             }
@@ -380,6 +390,9 @@ impl Writer {
     }
 
     fn mark(&mut self, subscription: &Arc<SubscriptionState>) {
+        if subscription.is_deleted() {
+            return;
+        }
         if !self.persist.iter().any(|known| Arc::ptr_eq(known, subscription)) {
             self.persist.push(subscription.clone());
         }
@@ -421,7 +434,7 @@ impl Writer {
             // Half of a settlement cannot be taken back: nothing of this pass may become durable.
             self.append(log, batch, durability).inspect_err(|error| self.shared.fail(error))?;
         }
-        if settled.settled > 0 {
+        if settled.settled > 0 || !outputs.is_empty() {
             self.mark(subscription);
             self.require(Durability::Fsync);
         }
@@ -456,7 +469,7 @@ impl Writer {
     ) -> Result<Revision> {
         self.check(&key, expect)?;
         if let Some(lease) = lease
-            && !self.leases.hold(lease, &key)
+            && !self.leases.hold(lease, &key, self.now)
         {
             return Err(Error::not_found("lease", lease.0).hint("it has run out; get a new one"));
         }

@@ -162,6 +162,8 @@ pub struct Group {
     earliest_lease: Timestamp,
     parked: BTreeMap<u64, Parked>,
     due: BTreeSet<(Timestamp, u64)>,
+    /// Which of the parked have no record.
+    unrecorded: BTreeSet<u64>,
     dead: BTreeSet<u64>,
     token: u64,
 }
@@ -204,6 +206,7 @@ impl Group {
             earliest_lease: Timestamp(i64::MAX),
             parked: BTreeMap::new(),
             due: BTreeSet::new(),
+            unrecorded: BTreeSet::new(),
             dead: dead.into_iter().collect(),
             token,
         };
@@ -292,8 +295,7 @@ impl Group {
     #[must_use]
     pub fn place(&self) -> Place {
         let flying = self.in_flight.iter().filter(|(_, f)| !f.counts.recorded).map(|(offset, _)| *offset);
-        let parked = self.parked.iter().filter(|(_, p)| !p.counts.recorded).map(|(offset, _)| *offset);
-        let mut open: Vec<u64> = flying.chain(parked).collect();
+        let mut open: Vec<u64> = flying.chain(self.unrecorded.iter().copied()).collect();
         open.sort_unstable();
         Place { next: self.next, open }
     }
@@ -551,11 +553,15 @@ impl Group {
     fn park(&mut self, offset: u64, due: Timestamp, counts: Counts) {
         self.parked.insert(offset, Parked { due, counts });
         self.due.insert((due, offset));
+        if !counts.recorded {
+            self.unrecorded.insert(offset);
+        }
     }
 
     fn unpark(&mut self, offset: u64) -> Option<Counts> {
         let parked = self.parked.remove(&offset)?;
         self.due.remove(&(parked.due, offset));
+        self.unrecorded.remove(&offset);
         Some(parked.counts)
     }
 }

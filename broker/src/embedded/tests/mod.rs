@@ -2,6 +2,7 @@
 
 mod consuming;
 mod faults;
+mod writing;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -78,12 +78,11 @@ impl Writer {
             let family = self.database.family(family);
             self.batch.delete_range_cf(family, keys::log(log.id, 0), keys::log(log.id, u64::MAX));
         }
-        for subscription in self.subscriptions.values() {
-            self.batch.delete_range_cf(
-                self.database.family("groups"),
-                keys::group(subscription.id, log.id).as_slice(),
-                keys::group(subscription.id, log.id + 1).as_slice(),
-            );
+        // Now, and not when all this is durable: nothing of the groups may be written any more.
+        for subscription in log.subscribers() {
+            subscription.retain_logs(&log);
+            log.detach(&subscription);
+            self.forget_group(&subscription, &log);
         }
         self.pass.effects.push(Effect::TopicGone(log));
         Ok(())
@@ -151,7 +150,7 @@ impl Writer {
             StartAt::Start => log.head(),
             StartAt::End => next,
             StartAt::Offset(offset) => offset.clamp(log.head(), next),
-            StartAt::Time(time) => log.at_time(&self.database, time)?,
+            StartAt::Time(time) => log.at_time(&self.database, time)?.unwrap_or(next).clamp(log.head(), next),
         };
         let place = Place { next: offset, open: Vec::new() };
         let group = Group::new(Rules::from(definition), place, [], [], self.shared.token());

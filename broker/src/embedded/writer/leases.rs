@@ -25,9 +25,10 @@ impl Leases {
         Self(leases.into_iter().map(fresh).collect())
     }
 
-    /// Notes that a lease holds a key; `false` when there is no such lease.
-    pub(super) fn hold(&mut self, lease: LeaseId, key: &str) -> bool {
-        self.0.get_mut(&lease).map(|lease| lease.keys.insert(key.to_owned())).is_some()
+    /// Notes that a lease holds a key; `false` when there is no such lease, or it has run out.
+    pub(super) fn hold(&mut self, lease: LeaseId, key: &str, now: Timestamp) -> bool {
+        let lease = self.0.get_mut(&lease).filter(|lease| lease.until > now);
+        lease.map(|lease| lease.keys.insert(key.to_owned())).is_some()
     }
 
     pub(super) fn let_go(&mut self, lease: LeaseId, key: &str) {

@@ -9,6 +9,10 @@ use super::Writer;
 use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
 
+/// So many message ids of all topics together are remembered, at about 100 bytes each; others are read back from
+/// the log when they are needed.
+const MAX_IDS: usize = 1_000_000;
+
 impl Writer {
     pub(super) fn upkeep(&mut self) {
         if self.shared.failure().is_some() {
@@ -26,12 +30,42 @@ impl Writer {
         if std::mem::take(&mut self.unsafe_writes) {
             self.require(Durability::Os);
         }
+        self.forget_ids();
         for log in self.topics.values().cloned().collect::<Vec<_>>() {
             if log.writing.lock().upkeep_at <= self.now
                 && let Err(error) = self.trim(&log)
             {
                 tracing::error!(topic = %log.name, %error, "retention failed; trying again later");
             }
+        }
+    }
+
+    /// Keeps the memory for message ids bounded, whatever the number of topics: each second those out of their
+    /// window go, and then the ids of the topics that have not needed them for longest.
+    fn forget_ids(&mut self) {
+        if self.now < self.next_ids {
+            return;
+        }
+        self.next_ids = self.now.after(Duration::from_secs(1));
+        let (mut total, mut holders) = (0, Vec::new());
+        for log in self.topics.values() {
+            let window = log.definition().0.dedup_window;
+            let mut writing = log.writing.lock();
+            let left = writing.forget_ids(self.now, window);
+            if left > 0 {
+                total += left;
+                holders.push((writing.ids_used(), left, log.clone()));
+            }
+        }
+        holders.sort_by_key(|(used, ..)| *used);
+        // The topic in use last keeps its ids: reading them back for each message would stand still.
+        holders.pop();
+        for (_, left, log) in holders {
+            if total <= MAX_IDS {
+                break;
+            }
+            log.writing.lock().drop_ids();
+            total -= left;
         }
     }
 
@@ -43,15 +77,21 @@ impl Writer {
         // By age, twenty looks in a lifetime are enough; by size or count, a look at each tick.
         let age = retention.max_age.map_or(Duration::from_secs(60), |age| age / 20);
         let limited = retention.max_bytes.is_some() || retention.max_messages.is_some();
-        let pause = if limited { Duration::ZERO } else { age.min(Duration::from_secs(60)) };
-        writing.upkeep_at = self.now.after(pause);
+        let age = age.min(Duration::from_secs(60));
+        writing.upkeep_at = self.now.after(if limited { Duration::ZERO } else { age });
+        let mut due = retention.clone();
+        if self.now < writing.age_at {
+            due.max_age = None;
+        } else {
+            writing.age_at = self.now.after(age);
+        }
 
         let visible = log.tail();
         let next = writing.next;
-        let excess = writing
-            .segments
-            .excess(retention, self.now, next, |part| log.facts(database, part))?
-            .min(visible);
+        let excess =
+            writing.segments.excess(&due, self.now, next, |part| log.facts(database, part))?.min(visible);
+        let excess = excess.max(writing.excess);
+        writing.excess = excess;
         let mut target = excess;
         let mut holder = None;
         if !retention.drop_unread {
