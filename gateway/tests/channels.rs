@@ -226,6 +226,7 @@ async fn methods_are_told_and_head_is_get_without_its_body() {
         let response = ask("GET", path).await.unwrap();
         assert_eq!(response.status(), 404, "{path}");
         assert_eq!(response.headers()["content-type"], "application/problem+json", "{path}");
+        assert!(response.text().await.unwrap().contains("\"hint\":"), "{path}");
     }
     sandbox.stop().await;
 }

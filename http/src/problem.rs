@@ -127,7 +127,9 @@ impl IntoResponse for Problem {
 /// The answer for a path that nothing is known of.
 #[must_use]
 pub fn not_found(uri: &Uri) -> Problem {
-    Error::not_found("such path:", uri.path()).into()
+    Error::not_found("such path:", uri.path())
+        .hint("check the path and the port: unless said otherwise the gateway listens on 7400 and the Admin API on 7401")
+        .into()
 }
 
 /// The one place where error codes become statuses.

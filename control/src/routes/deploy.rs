@@ -11,7 +11,7 @@ use crossdock_http::{Json, Result, read_body};
 use crossdock_topics::{Error, ErrorCode, ServiceName};
 
 use super::optional;
-use super::services::find;
+use super::services::{find, unknown};
 use crate::api::{DeployRequest, Deployment, RollbackRequest};
 use crate::deploy::Order;
 use crate::extract::{Named, at_most};
@@ -86,7 +86,7 @@ pub(super) async fn rollback(
     }
     let mut changed = false;
     let update = |record: Option<&ServiceRecord>| {
-        let record = record.ok_or_else(|| Error::not_found("service", &name))?;
+        let record = record.ok_or_else(|| unknown(&name))?;
         let version = target(record, Some(&version))?;
         changed = record.current != version;
         Ok(changed.then(|| ServiceRecord { current: version.to_owned(), ..record.clone() }))

@@ -82,7 +82,7 @@ async fn set_paused(
 ) -> crossdock_topics::Result<ServiceInfo> {
     let mut changed = false;
     let update = |record: Option<&ServiceRecord>| {
-        let record = record.ok_or_else(|| Error::not_found("service", name))?;
+        let record = record.ok_or_else(|| unknown(name))?;
         // Resuming writes the record also when it is not paused: that is what a failed service waits for.
         changed = record.paused != paused || !paused;
         Ok(changed.then(|| ServiceRecord { paused, ..record.clone() }))
@@ -167,7 +167,12 @@ pub(super) async fn find(
     store: &dyn Store,
     name: &ServiceName,
 ) -> crossdock_topics::Result<(ServiceRecord, u64)> {
-    records::get(store, &keys::service(name)).await?.ok_or_else(|| Error::not_found("service", name))
+    records::get(store, &keys::service(name)).await?.ok_or_else(|| unknown(name))
+}
+
+/// What is said of a service that is not there.
+pub(super) fn unknown(name: &ServiceName) -> Error {
+    Error::not_found("service", name).hint("`crossdock service ls` shows those that are there")
 }
 
 async fn shown(store: &dyn Store, record: ServiceRecord) -> crossdock_topics::Result<ServiceInfo> {

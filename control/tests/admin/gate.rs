@@ -45,6 +45,8 @@ async fn bad_requests_are_told_what_is_wrong() {
     let server = Server::start().await;
     let admin = &server.admin;
     admin.get("/api/v1/nothing").await.problem(404, "not_found");
+    let unknown = admin.get("/api/v1/services/nobody").await.expect(404).json();
+    assert!(unknown["hint"].as_str().unwrap().contains("service ls"), "{unknown}");
     admin.get("/").await.problem(404, "not_found");
     let wrong = admin.send("DELETE", "/api/v1/topics", &[], Vec::new()).await.unwrap();
     assert!(wrong.header("allow").unwrap().contains("GET"));
