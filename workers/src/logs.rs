@@ -27,6 +27,8 @@ const GATHER: Duration = Duration::from_millis(50);
 const LEFT_WITHIN: Duration = Duration::from_millis(200);
 /// The lines of standard error that are kept to explain why a process ended.
 const LAST_LINES: usize = 20;
+/// The line that a process writes to its standard error where what the next call writes begins.
+const MARK: &str = "\u{1e}";
 
 /// The log of one service on this server: the topic `_logs.SERVICE`, one message a line. Printing is never
 /// slowed down by it: what is too much is dropped, and a line says how much that was.
@@ -103,10 +105,18 @@ impl Logs {
         }
         if let Some(stderr) = stderr {
             let (logs, tail) = (self.clone(), tail.clone());
-            tasks.spawn(read_lines(stderr, ended, move |text| {
+            let complete = tail.complete.clone();
+            let line = move |text: String| {
+                if text == MARK {
+                    return tail.lines.lock().clear();
+                }
                 tail.add(&text);
                 logs.add(Line { stream: "stderr", version: version.clone(), text });
-            }));
+            };
+            tasks.spawn(async move {
+                read_lines(stderr, ended, line).await;
+                complete.cancel();
+            });
         }
         tail
     }
@@ -118,21 +128,29 @@ impl Logs {
     }
 }
 
-/// The last lines of a process's standard error.
+/// The last lines of a process's standard error, since its last call began.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Tail(Arc<Mutex<VecDeque<String>>>);
+pub(crate) struct Tail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    complete: CancellationToken,
+}
 
 impl Tail {
     fn add(&self, line: &str) {
-        let mut lines = self.0.lock();
+        let mut lines = self.lines.lock();
         if lines.len() == LAST_LINES {
             lines.pop_front();
         }
         lines.push_back(line.chars().take(500).collect());
     }
 
+    /// Waits, but not for long, until everything that a process that has ended wrote is read.
+    pub(crate) async fn complete(&self) {
+        let _ = tokio::time::timeout(LEFT_WITHIN, self.complete.cancelled()).await;
+    }
+
     pub(crate) fn text(&self) -> String {
-        let lines = self.0.lock();
+        let lines = self.lines.lock();
         lines.iter().map(String::as_str).collect::<Vec<_>>().join("\n")
     }
 }

@@ -173,13 +173,15 @@ impl Life {
     pub(crate) async fn end(&mut self) -> Ended {
         let waited = tokio::time::timeout(EXIT_WITHIN, self.child.wait()).await;
         self.kill();
-        match waited {
+        let ended = match waited {
             Ok(status) => Ended(status.ok()),
             Err(_) => {
                 let _ = self.child.wait().await;
                 Ended(None)
             }
-        }
+        };
+        self.tail.complete().await;
+        ended
     }
 
     /// Waits for it to end.
@@ -187,7 +189,7 @@ impl Life {
         let _ = self.child.wait().await;
     }
 
-    /// The last lines it wrote to its standard error, to be put behind a sentence.
+    /// The last lines that its last call wrote to its standard error, to be put behind a sentence.
     pub(crate) fn last_words(&self) -> String {
         let words = self.tail.text();
         if words.is_empty() { String::new() } else { format!("; its last words: {words}") }

@@ -254,3 +254,42 @@ def publish(topic, ctx):
     assert!(error.message.contains("there is no topic nowhere"), "{error}");
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn last_words_are_those_of_the_call_that_ended_the_process_and_come_with_its_status() {
+    let source = r#"
+import os, sys
+from crossdock import consume
+@consume("work", max_failures=1)
+KIND f(do):
+    if do == "raise": raise ValueError("order 1 is bad")
+    if do == "speak": print("half a line", end="", file=sys.stderr)
+    if do == "interrupt": raise KeyboardInterrupt()
+    if do == "words": print("good", "bye", file=sys.stderr)
+    if do in ("words", "exit"): os._exit(9)
+"#;
+    for kind in ["def", "async def"] {
+        let house = House::open(&["work"]).await;
+        house.deploy("mis", &source.replace("KIND", kind)).await;
+        // What is published together is worked on without a pause; beside each other nobody could tell.
+        house.publish("work", [json!("raise")]).await;
+        house.until_dead_letters("mis.f", 1).await;
+        house.publish("work", [json!("exit")]).await;
+        house.until_dead_letters("mis.f", 2).await;
+        house.publish("work", [json!("words")]).await;
+        let dead = house.until_dead_letters("mis.f", 3).await;
+        assert_eq!(dead[0].reason, "f raised ValueError: order 1 is bad", "{kind}");
+        assert_eq!(dead[1].reason, "the process exited with status 9", "{kind}");
+        assert_eq!(dead[2].reason, "the process exited with status 9; its last words: good bye", "{kind}");
+        if kind == "def" {
+            house.publish("work", ["raise", "speak", "interrupt"].map(|what| json!(what))).await;
+            let dead = house.until_dead_letters("mis.f", 5).await;
+            let reason = &dead[4].reason;
+            assert!(reason.contains("its last words: Traceback"), "{reason}");
+            assert!(reason.contains("KeyboardInterrupt") && !reason.contains("order 1"), "{reason}");
+        }
+        let logs = house.logs("mis").await;
+        assert!(logs.iter().all(|(_, line)| !line.contains('\u{1e}')), "{logs:?}");
+        house.close().await;
+    }
+}

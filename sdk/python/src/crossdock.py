@@ -43,6 +43,7 @@ import enum
 import gc
 import importlib.util
 import inspect
+import io
 import json
 import logging
 import mmap
@@ -1314,11 +1315,14 @@ def _failed(ctx: Context, call: int, error: Exception) -> bytes:
         verdict, reason = 2, error.reason
     elif isinstance(error, _Misfit):
         verdict, reason = 2, f"the data does not fit {name}: {error}"
-        ctx.log.warning("%s: %s", name, reason)
+        if handler.kind == "serve":
+            ctx.log.warning("%s", reason)  # of a message the worker says it, with when it is tried again
     else:
         verdict = 1
         reason = f"{name} raised {error.__class__.__name__}: {error}".rstrip(": ")
-        ctx.log.error("%s", _traceback(error))
+        message = ctx.message
+        place = f"{message.topic}:{message.offset} attempt {message.attempt}: " if handler.kind == "consume" else ""
+        ctx.log.error("%s%s raised\n%s", place, name, _traceback(error))
     reason = reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 3] + "..."
     if handler.kind == "consume":
         return _frame(_pack([_SETTLE, call, verdict, after, reason, []]))
@@ -1328,7 +1332,7 @@ def _failed(ctx: Context, call: int, error: Exception) -> bytes:
     elif verdict == 2:
         wire = ["invalid_argument", reason, None, None]
     else:
-        wire = ["service_failed", reason, "see the service's log", None]
+        wire = ["service_failed", reason, f"see its log: crossdock service logs {ctx._runner.service}", None]
     return _frame(_pack([_REPLY_TO, call, wire, []]))
 
 
@@ -1345,14 +1349,34 @@ def _traceback(error: BaseException) -> str:
 # --- Runners ----------------------------------------------------------------------------------------------------
 
 
+class _Stderr(io.FileIO):
+    """Standard error. What a call has written is told apart from what those before it have: when something was
+    written, a line of a single control character, which the worker takes out again, stands before the next call."""
+
+    used = False
+    _within_line = False
+
+    def write(self, data: Any) -> Any:
+        self.used = True
+        self._within_line = bytes(data[-1:]) != b"\n"
+        return super().write(data)
+
+    def mark(self) -> None:
+        super().write(b"\n\x1e\n" if self._within_line else b"\x1e\n")
+        self.used = self._within_line = False
+
+
 class _Inline(_Runner):
     """Runs plain handlers one after another in the main thread, which also reads and writes the socket: nothing is
     faster for one call. Replies are gathered while more calls have arrived, but never for long."""
 
     _GATHER = 0.0003
 
-    def __init__(self, sock: socket.socket, service: str, handlers: Sequence[_Handler], beacon: Any) -> None:
+    def __init__(
+        self, sock: socket.socket, service: str, handlers: Sequence[_Handler], stderr: _Stderr, beacon: Any
+    ) -> None:
         self.service = service
+        self._stderr = stderr
         self._sock = sock
         self._handlers = handlers
         self._beacon = beacon
@@ -1365,6 +1389,7 @@ class _Inline(_Runner):
 
     def run(self) -> None:
         inbox, outbox, handlers, beacon = self._inbox, self._outbox, self._handlers, self._beacon
+        stderr = self._stderr
         first = 0.0
         while True:
             if not inbox:
@@ -1382,6 +1407,8 @@ class _Inline(_Runner):
             elif time.monotonic() - first > self._GATHER:
                 self._flush()
                 first = time.monotonic()
+            if stderr.used:
+                stderr.mark()
             _U64LE.pack_into(beacon, 0, header[1])
             outbox.append(_call(self, handlers, header, record))
 
@@ -1420,11 +1447,14 @@ class _Inline(_Runner):
 class _Loop(_Runner):
     """Runs async handlers in an asyncio loop, and plain ones beside them in threads. Is the loop's protocol."""
 
-    def __init__(self, sock: socket.socket, service: str, handlers: Sequence[_Handler], threads: int) -> None:
+    def __init__(
+        self, sock: socket.socket, service: str, handlers: Sequence[_Handler], stderr: _Stderr, threads: int
+    ) -> None:
         import asyncio
         import concurrent.futures
 
         self.service = service
+        self._stderr = stderr
         self._asyncio: Any = asyncio
         self._sock = sock
         self._handlers = handlers
@@ -1481,6 +1511,8 @@ class _Loop(_Runner):
             if not self._calls:
                 self._end()
             return
+        if self._stderr.used and not self._calls:
+            self._stderr.mark()
         if self._handlers[header[2]].is_async:
             call = self._loop.create_task(_call_async(self, self._handlers, header, payload))
         else:
@@ -1552,6 +1584,8 @@ def _main() -> None:
     start = json.loads(payload)
     _die_with_parent(sock)
     _limit_memory(start["memory"])
+    stderr = _Stderr(2, "w", closefd=False)
+    sys.stderr = io.TextIOWrapper(stderr, "utf-8", "backslashreplace", write_through=True)
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(levelname)s %(message)s")
     try:
         manifest = _load(start["service"], start["path"])
@@ -1566,10 +1600,10 @@ def _main() -> None:
     gc.collect()
     gc.freeze()  # what was imported stays for good: no need to look at it again and again
     if inline:
-        _Inline(sock, start["service"], _handlers, _open_beacon(start["beacon"])).run()
+        _Inline(sock, start["service"], _handlers, stderr, _open_beacon(start["beacon"])).run()
     else:
         threads = sum(handler.concurrency for handler in _handlers if not handler.is_async)
-        _Loop(sock, start["service"], _handlers, threads).run()
+        _Loop(sock, start["service"], _handlers, stderr, threads).run()
 
 
 class _Unloadable(Exception):
