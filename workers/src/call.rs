@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossdock_topics::{
-    Batch, Delivery, DeliveryId, Error, ErrorCode, Outcome, Record, Reply, Responder, TopicName,
+    Batch, Delivery, DeliveryId, Error, ErrorCode, Outcome, Record, Reply, Responder, ServiceName, TopicName,
 };
 use crossdock_wire::process::{ToProcess, WireError};
 use crossdock_wire::{Frame, FrameError};
@@ -72,12 +72,13 @@ impl Call {
     }
 
     /// Ends it as a failure of the service's, for this reason.
-    pub(crate) fn fail(self, code: ErrorCode, reason: String) {
+    pub(crate) fn fail(self, code: ErrorCode, reason: String, service: &ServiceName) {
         match self.work {
             Work::Message { held, .. } => held.settle(Outcome::Retry { after: None, reason }, Vec::new()),
             Work::Request { responder, .. } => {
                 if let Some(responder) = responder {
-                    responder.reply(Err(Error::new(code, reason).hint("see the service's log")));
+                    let hint = format!("see its log: crossdock service logs {service}");
+                    responder.reply(Err(Error::new(code, reason).hint(hint)));
                 }
             }
         }
@@ -95,10 +96,20 @@ fn payload_bytes(record: &Record) -> u32 {
     u32::try_from(record.payload().len()).unwrap_or(u32::MAX)
 }
 
+/// Which message a delivery is of, for people.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) topic: TopicName,
+    pub(crate) offset: u64,
+    /// Which try it is, from 1.
+    pub(crate) attempt: u32,
+}
+
 /// What became of a delivery.
 #[derive(Debug)]
 pub(crate) struct Finished {
     pub(crate) delivery: DeliveryId,
+    pub(crate) place: Place,
     pub(crate) outcome: Outcome,
     pub(crate) outputs: Vec<(TopicName, Batch)>,
 }
@@ -107,13 +118,16 @@ pub(crate) struct Finished {
 #[derive(Debug)]
 pub(crate) struct Held {
     delivery: DeliveryId,
+    place: Place,
     settler: Option<mpsc::UnboundedSender<Finished>>,
 }
 
 impl Held {
     /// The settler's queue holds at most what its consumer has fetched, which is bounded.
-    pub(crate) fn new(delivery: DeliveryId, settler: mpsc::UnboundedSender<Finished>) -> Self {
-        Self { delivery, settler: Some(settler) }
+    pub(crate) fn new(delivery: &Delivery, settler: mpsc::UnboundedSender<Finished>) -> Self {
+        let Delivery { topic, offset, attempt, .. } = delivery;
+        let place = Place { topic: topic.clone(), offset: *offset, attempt: *attempt };
+        Self { delivery: delivery.id, place, settler: Some(settler) }
     }
 
     pub(crate) fn settle(mut self, outcome: Outcome, outputs: Vec<(TopicName, Batch)>) {
@@ -122,7 +136,8 @@ impl Held {
 
     fn tell(&mut self, outcome: Outcome, outputs: Vec<(TopicName, Batch)>) {
         if let Some(settler) = self.settler.take() {
-            let _ = settler.send(Finished { delivery: self.delivery, outcome, outputs });
+            let place = self.place.clone();
+            let _ = settler.send(Finished { delivery: self.delivery, place, outcome, outputs });
         }
     }
 }

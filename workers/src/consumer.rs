@@ -13,6 +13,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::call::{Call, Finished, Held, Work};
 use crate::dispatch::Dispatch;
+use crate::failures::Failures;
 
 /// How long one fetch waits for a message.
 const WAIT: Duration = Duration::from_secs(20);
@@ -31,6 +32,8 @@ pub(crate) struct Consumer {
     pub(crate) timeout: Duration,
     /// How many messages may be held at once, if fixed; otherwise twice what the processes could have.
     pub(crate) credit: Option<usize>,
+    /// Where what fails is told.
+    pub(crate) failures: Failures,
     /// Who settles.
     pub(crate) by: String,
     /// Cancelled when nothing more is to be fetched.
@@ -107,7 +110,7 @@ impl Consumer {
             *failures = 0;
             holding.deliveries.lock().extend(deliveries.iter().map(|delivery| delivery.id));
             for delivery in deliveries {
-                let held = Held::new(delivery.id, settler.clone());
+                let held = Held::new(&delivery, settler.clone());
                 self.dispatch.submit(Call {
                     handler: self.handler,
                     timeout: self.timeout,
@@ -186,11 +189,13 @@ impl Consumer {
     /// Settles in one piece, or where one of them stands in the way one by one.
     async fn settle_all(&self, finished: Vec<Finished>) {
         let mut together = Settlement { by: Some(self.by.clone()), ..Settlement::default() };
-        for Finished { delivery, outcome, outputs } in &finished {
+        for Finished { delivery, outcome, outputs, .. } in &finished {
             together.outcomes.push((*delivery, outcome.clone()));
             together.outputs.extend(outputs.iter().cloned());
         }
-        let Err(error) = self.settle_one(together).await else { return };
+        let Err(error) = self.settle_one(together).await else {
+            return self.tell(&finished).await;
+        };
         if finished.len() == 1 {
             return self.refused(&finished[0], error).await;
         }
@@ -200,8 +205,9 @@ impl Consumer {
                 outputs: one.outputs.clone(),
                 by: Some(self.by.clone()),
             };
-            if let Err(error) = self.settle_one(settlement).await {
-                self.refused(&one, error).await;
+            match self.settle_one(settlement).await {
+                Ok(()) => self.tell(std::slice::from_ref(&one)).await,
+                Err(error) => self.refused(&one, error).await,
             }
         }
     }
@@ -214,10 +220,31 @@ impl Consumer {
             return;
         }
         let reason = format!("what it published is refused: {error}");
-        let mut settlement = Settlement::one(finished.delivery, Outcome::Retry { after: None, reason });
+        let failed = Finished {
+            delivery: finished.delivery,
+            place: finished.place.clone(),
+            outcome: Outcome::Retry { after: None, reason },
+            outputs: Vec::new(),
+        };
+        let mut settlement = Settlement::one(failed.delivery, failed.outcome.clone());
         settlement.by = Some(self.by.clone());
-        if let Err(error) = self.settle_one(settlement).await {
-            tracing::warn!(subscription = %self.subscription, %error, "a message could not be settled");
+        match self.settle_one(settlement).await {
+            Ok(()) => self.tell(&[failed]).await,
+            Err(error) => {
+                tracing::warn!(subscription = %self.subscription, %error, "a message could not be settled");
+            }
+        }
+    }
+
+    /// Tells of those that failed in the service's log.
+    async fn tell(&self, settled: &[Finished]) {
+        let failed = |one: &Finished| matches!(one.outcome, Outcome::Retry { .. } | Outcome::Reject { .. });
+        if settled.iter().any(failed) {
+            let definition = self.broker.subscription(&self.subscription).await.ok();
+            let definition = definition.map(|info| info.subscription);
+            for Finished { place, outcome, .. } in settled {
+                self.failures.tell(&self.subscription, definition.as_ref(), place, outcome);
+            }
         }
     }
 

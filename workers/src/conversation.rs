@@ -120,8 +120,8 @@ fn blame(setting: &Setting, calls: VecDeque<UnderWay>, in_order: bool, running: 
             // Beside each other all of them had begun, and any of them may have done it: their callers are
             // told, and their messages come again, one at a time.
             None if several && matches!(call.work, Work::Message { .. }) => drop(call),
-            None => fail(call, reason),
-            Some(running) if running == id => fail(call, reason),
+            None => fail(setting, call, reason),
+            Some(running) if running == id => fail(setting, call, reason),
             Some(running) if in_order && id > running => unbegun.push(call),
             Some(_) => drop(call),
         }
@@ -129,10 +129,10 @@ fn blame(setting: &Setting, calls: VecDeque<UnderWay>, in_order: bool, running: 
     setting.dispatch.give_back(unbegun.into_iter());
 }
 
-fn fail(call: Call, reason: &str) {
+fn fail(setting: &Setting, call: Call, reason: &str) {
     let code =
         if reason.starts_with("the call took") { ErrorCode::Timeout } else { ErrorCode::ServiceFailed };
-    call.fail(code, reason.to_owned());
+    call.fail(code, reason.to_owned(), setting.dispatch.service());
 }
 
 /// The id of the call that the process was working on.
@@ -228,27 +228,28 @@ impl Desk<'_> {
             call.reply(Err(from_wire(error)));
             return Ok(false);
         }
+        let service = self.setting.dispatch.service();
         let (batches, record) = match outputs(sent, payload) {
             Ok(parts) => parts,
             Err(error) => {
-                call.reply(Err(refused(&error)));
+                call.reply(Err(refused(&error, service)));
                 return Ok(false);
             }
         };
         let message = match Record::from_packed(record) {
             Ok(record) => record.to_message(),
             Err(error) => {
-                call.reply(Err(refused(&error)));
+                call.reply(Err(refused(&error, service)));
                 return Ok(false);
             }
         };
         if batches.is_empty() {
             call.reply(Ok(message));
         } else {
-            let broker = self.setting.broker.clone();
+            let (broker, service) = (self.setting.broker.clone(), service.clone());
             self.setting.tasks.spawn(async move {
                 let published = publish(&*broker, batches).await;
-                call.reply(published.map(|()| message).map_err(|error| refused(&error)));
+                call.reply(published.map(|()| message).map_err(|error| refused(&error, &service)));
             });
         }
         Ok(true)
@@ -271,9 +272,9 @@ impl Desk<'_> {
     }
 }
 
-fn refused(error: &Error) -> Error {
+fn refused(error: &Error, service: &ServiceName) -> Error {
     Error::new(ErrorCode::ServiceFailed, format!("what the service sent is refused: {error}"))
-        .hint("see the service's log")
+        .hint(format!("see its log: crossdock service logs {service}"))
 }
 
 async fn publish(broker: &dyn Broker, batches: Vec<(TopicName, Batch)>) -> Result<(), Error> {

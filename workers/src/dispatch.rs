@@ -3,7 +3,7 @@
 use std::collections::VecDeque;
 use std::time::{Duration, Instant};
 
-use crossdock_topics::ErrorCode;
+use crossdock_topics::{ErrorCode, ServiceName};
 use crossdock_wire::Frame;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc};
@@ -16,6 +16,7 @@ use crate::call::Call;
 /// waits for the next: about [`Pace::AHEAD`] of work. What it has not begun goes to another when it dies.
 #[derive(Debug)]
 pub(crate) struct Dispatch {
+    service: ServiceName,
     state: Mutex<State>,
     changed: Notify,
 }
@@ -50,8 +51,13 @@ pub(crate) struct UnderWay {
 }
 
 impl Dispatch {
-    pub(crate) fn new() -> Self {
-        Self { state: Mutex::default(), changed: Notify::new() }
+    pub(crate) fn new(service: ServiceName) -> Self {
+        Self { service, state: Mutex::default(), changed: Notify::new() }
+    }
+
+    /// Whose calls they are.
+    pub(crate) fn service(&self) -> &ServiceName {
+        &self.service
     }
 
     /// Hands a call to a process, or lets it wait. Whoever calls this for calls of the outside waits for
@@ -59,7 +65,7 @@ impl Dispatch {
     pub(crate) fn submit(&self, call: Call) {
         let mut state = self.state.lock();
         state.waiting.push_back(call);
-        state.hand_out(Instant::now());
+        state.hand_out(Instant::now(), &self.service);
     }
 
     /// Resolves when fewer calls wait than the processes could have at once.
@@ -103,7 +109,7 @@ impl Dispatch {
         let number = state.last_seat;
         let seat = Seat { number, out, in_order, credit, pace: Pace::default(), calls: VecDeque::new() };
         state.seats.push(seat);
-        state.hand_out(Instant::now());
+        state.hand_out(Instant::now(), &self.service);
         self.changed.notify_waiters();
         number
     }
@@ -123,7 +129,7 @@ impl Dispatch {
         for call in calls.rev() {
             state.waiting.push_front(call);
         }
-        state.hand_out(Instant::now());
+        state.hand_out(Instant::now(), &self.service);
     }
 
     /// One of several calls that ran beside each other has killed their process, and which one is not known. For
@@ -147,7 +153,7 @@ impl Dispatch {
             next.since = now;
         }
         state.alone = state.alone.saturating_sub(1);
-        state.hand_out(now);
+        state.hand_out(now, &self.service);
         drop(state);
         self.changed.notify_waiters();
         Some(ended.call)
@@ -177,7 +183,7 @@ impl State {
         self.seats.iter().map(|seat| seat.depth(self.alone > 0)).sum()
     }
 
-    fn hand_out(&mut self, now: Instant) {
+    fn hand_out(&mut self, now: Instant, service: &ServiceName) {
         while !self.waiting.is_empty() {
             let alone = self.alone > 0;
             let free = self.seats.iter_mut().filter(|seat| seat.calls.len() < seat.depth(alone));
@@ -193,7 +199,7 @@ impl State {
                     let _ = seat.out.send(frame);
                     seat.calls.push_back(UnderWay { id: self.last_call, since: now, call });
                 }
-                Err(error) => call.fail(ErrorCode::Internal, error.to_string()),
+                Err(error) => call.fail(ErrorCode::Internal, error.to_string(), service),
             }
         }
     }

@@ -62,7 +62,8 @@ impl Intake {
             tokio::select! {
                 () = self.dispatch.room() => self.dispatch.submit(call),
                 () = self.stop.cancelled() => {
-                    call.fail(ErrorCode::Unavailable, "the service is being stopped or replaced".into());
+                    let reason = "the service is being stopped or replaced".into();
+                    call.fail(ErrorCode::Unavailable, reason, self.dispatch.service());
                     return;
                 }
             }

@@ -16,6 +16,7 @@ mod consumer;
 mod conversation;
 mod deploy;
 mod dispatch;
+mod failures;
 mod folder;
 mod intake;
 mod launch;

@@ -16,6 +16,7 @@ use tokio_util::task::TaskTracker;
 use crate::consumer::Consumer;
 use crate::conversation::{End, Setting, converse};
 use crate::dispatch::Dispatch;
+use crate::failures::Failures;
 use crate::intake::Intake;
 use crate::logs::Logs;
 use crate::process::{Process, Spec};
@@ -92,7 +93,7 @@ impl Pool {
         let shortest = timeouts.min().unwrap_or(plan.settings.timeout);
         let (drain, kill) = (CancellationToken::new(), CancellationToken::new());
         let tasks = TaskTracker::new();
-        let dispatch = Arc::new(Dispatch::new());
+        let dispatch = Arc::new(Dispatch::new(plan.service.clone()));
         let setting = Setting {
             broker: plan.broker.clone(),
             dispatch: dispatch.clone(),
@@ -137,6 +138,10 @@ impl Pool {
                         handler: number,
                         timeout,
                         credit: (!self.in_order).then_some(beside),
+                        failures: Failures {
+                            logs: plan.logs.clone(),
+                            version: plan.spec.start.version.clone(),
+                        },
                         by: by.clone(),
                         stop,
                     };

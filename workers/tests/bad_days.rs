@@ -293,3 +293,39 @@ KIND f(do):
         house.close().await;
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn each_failure_of_a_message_is_told_in_the_log() {
+    let house = House::open(&["work"]).await;
+    let source = r#"
+from dataclasses import dataclass
+from crossdock import consume
+@dataclass
+class Order: id: str
+@consume("work", max_failures=2)
+def f(order: Order): raise ValueError("not today\nnor tomorrow")
+"#;
+    house.deploy("sulks", source).await;
+    house.hurry("sulks.f").await;
+    house.publish("work", [json!({"id": "a"}), json!({"id": 1})]).await;
+    house.until_dead_letters("sulks.f", 2).await;
+    for line in [
+        "sulks.f work:0: attempt 1 of 2 failed: f raised ValueError: not today; it is tried again in about 10ms",
+        "sulks.f work:0: attempt 2 of 2 failed: f raised ValueError: not today; \
+         it is a dead letter now, see: crossdock dlq show sulks.f work:0",
+        "sulks.f work:1: attempt 1 of 2 was rejected: the data does not fit f: id: expected a text, got 1; \
+         it is a dead letter now, see: crossdock dlq show sulks.f work:1",
+    ] {
+        house
+            .until(line, || async {
+                let logs = house.logs("sulks").await;
+                logs.iter().any(|(s, l)| {
+                    s == "system"
+                        && l.replace("10ms", "N").replace("9ms", "N").replace("8ms", "N")
+                            == line.replace("10ms", "N")
+                })
+            })
+            .await;
+    }
+    house.close().await;
+}

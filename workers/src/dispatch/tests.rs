@@ -21,7 +21,7 @@ struct Desk {
 
 impl Desk {
     fn new() -> Self {
-        Self { dispatch: Dispatch::new(), replies: Vec::new() }
+        Self { dispatch: Dispatch::new("s".parse().unwrap()), replies: Vec::new() }
     }
 
     fn submit(&mut self, count: u32) {
