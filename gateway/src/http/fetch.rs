@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::gateway::Gateway;
 use super::held::Held;
 use super::path::Named;
+use super::room::Taken;
 
 const MAX: usize = 1000;
 const MAX_WAIT: Duration = Duration::from_secs(60);
@@ -88,11 +89,17 @@ pub(super) async fn fetch(
     };
     let held = Held::new(&gateway, &name, &deliveries);
     let size: usize = deliveries.iter().map(|delivery| delivery.record.size() + 256).sum();
+    // Readers can be slow, and many.
+    let mut room = Taken::default();
+    gateway.pages.take(&mut room, size)?;
     let mut text = Vec::with_capacity(size);
     let messages = deliveries.iter().map(MessageJson::delivered).collect();
     serde_json::to_writer(&mut text, &Messages { messages })
         .map_err(|error| Error::internal(format!("the messages cannot be written: {error}")))?;
-    Ok(json_handover(text, move || held.keep()))
+    Ok(json_handover(text, move || {
+        held.keep();
+        drop(room);
+    }))
 }
 
 #[derive(Serialize)]

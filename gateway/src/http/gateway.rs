@@ -13,6 +13,10 @@ use crossdock_topics::{Entry, Result, SharedBroker, Shutdown, Store, Subscriptio
 use super::intake::Intake;
 use super::mirror::Mirror;
 use super::rest::Table;
+use super::room::Room;
+
+/// How many bytes the answers to all who fetch may take together.
+const PAGES_TOGETHER: usize = 256 * 1024 * 1024;
 
 /// One gateway, cheap to clone.
 #[derive(Clone)]
@@ -25,6 +29,8 @@ pub(super) struct Shared {
     pub(super) limits: Limits,
     pub(super) shutdown: Shutdown,
     pub(super) intake: Intake,
+    /// For messages on their way to those who fetch them.
+    pub(super) pages: Room,
     /// The REST channels as they are now.
     pub(super) channels: ArcSwap<Table>,
     /// The definitions of subscriptions, so that asking for permission costs no round trip.
@@ -69,6 +75,7 @@ impl Gateway {
             limits,
             shutdown: shutdown.clone(),
             intake: Intake::default(),
+            pages: Room::of(PAGES_TOGETHER),
             channels: ArcSwap::from_pointee(table),
             subscriptions: ArcSwap::from_pointee(definitions(subscriptions.entries())),
         }));

@@ -1,36 +1,34 @@
 //! How much of requests is held in memory at one time.
 
 use std::future::Future;
-use std::sync::Arc;
 
 use axum::body::{Body, HttpBody};
 use bytes::Bytes;
 use crossdock_http::{Limits, Result, read_body, read_body_if};
-use crossdock_topics::{Error, ErrorCode};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use crossdock_topics::Error;
+
+use super::room::{self, Room};
 
 /// Bodies up to this size are read without further ado; the bound on connections bounds their sum.
 const SMALL: usize = 64 * 1024;
 /// How many bytes all larger bodies may take together.
 const LARGE_TOGETHER: usize = 256 * 1024 * 1024;
-/// Room is taken in steps of this size.
-const STEP: usize = 64 * 1024;
 
 /// Takes bodies in. Their sum is bounded: when large ones take all there is, the next is refused. A body takes
 /// room as it arrives: whoever only announces much keeps nobody out.
 pub(super) struct Intake {
-    room: Arc<Semaphore>,
+    room: Room,
 }
 
 /// A body, and the room it takes until this is dropped.
 pub(super) struct Taken {
     pub(super) bytes: Bytes,
-    _room: Option<OwnedSemaphorePermit>,
+    _room: room::Taken,
 }
 
 impl Default for Intake {
     fn default() -> Self {
-        Self { room: Arc::new(Semaphore::new(LARGE_TOGETHER / STEP)) }
+        Self { room: Room::of(LARGE_TOGETHER) }
     }
 }
 
@@ -48,23 +46,14 @@ impl Intake {
     ) -> Result<Taken> {
         let announced = body.size_hint().exact().map(|size| usize::try_from(size).unwrap_or(usize::MAX));
         if announced.is_some_and(|size| size <= SMALL) {
-            return Ok(Taken { bytes: read_body(body, SMALL, limits.body).await?, _room: None });
+            return Ok(Taken {
+                bytes: read_body(body, SMALL, limits.body).await?,
+                _room: room::Taken::default(),
+            });
         }
         let limit = limit.await?.min(LARGE_TOGETHER);
-        let mut taken: Option<OwnedSemaphorePermit> = None;
-        let admit = |size: usize| {
-            let held = taken.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-            let more = u32::try_from(size.div_ceil(STEP) - held).unwrap_or(u32::MAX);
-            let more = Arc::clone(&self.room).try_acquire_many_owned(more).map_err(|_| {
-                Error::new(ErrorCode::Overloaded, "large requests take all the memory there is for them")
-                    .hint("try again in a moment, or send less at once")
-            })?;
-            match &mut taken {
-                Some(taken) => taken.merge(more),
-                None => taken = Some(more),
-            }
-            Ok(())
-        };
+        let mut taken = room::Taken::default();
+        let admit = |size| self.room.take(&mut taken, size);
         let bytes = read_body_if(body, limit, limits.body, admit).await?;
         Ok(Taken { bytes, _room: taken })
     }
@@ -72,9 +61,13 @@ impl Intake {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
     use std::time::Duration;
 
+    use crossdock_topics::ErrorCode;
     use futures::StreamExt;
+
+    use super::room::STEP;
 
     use super::*;
 
@@ -100,12 +93,12 @@ mod tests {
         let taken = take(Body::from(vec![0; 1_000_000])).await.unwrap().unwrap();
         assert_eq!(taken.bytes.len(), 1_000_000);
         drop(taken);
-        while intake.room.available_permits() != whole - 100 * 2 {
+        while intake.room.steps_left() != whole - 100 * 2 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         // A few that are.
         let large: Vec<_> = (0..4).map(|_| take(unfinished(60 * 1024 * 1024))).collect();
-        while intake.room.available_permits() > 20 * 1024 * 1024 / STEP {
+        while intake.room.steps_left() > 20 * 1024 * 1024 / STEP {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         let refused = take(unfinished(60 * 1024 * 1024)).await.unwrap().err().unwrap();
@@ -114,6 +107,6 @@ mod tests {
         for task in waiting.into_iter().chain(large) {
             assert!(task.await.is_err());
         }
-        assert_eq!(intake.room.available_permits(), whole);
+        assert_eq!(intake.room.steps_left(), whole);
     }
 }

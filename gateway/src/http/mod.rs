@@ -23,6 +23,7 @@ mod mirror;
 mod path;
 mod publish;
 mod rest;
+mod room;
 mod settle;
 mod stream;
 mod subscriptions;
