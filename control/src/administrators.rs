@@ -21,6 +21,24 @@ pub(crate) fn after_applying(state: &State, document: &Document) -> Result<()> {
     remains(&after, &able)
 }
 
+/// Refuses that a user is removed who is the last one to administer the cluster.
+///
+/// # Errors
+/// `Conflict`.
+pub(crate) fn without_user(mut state: State, name: &Name) -> Result<()> {
+    state.users.remove(name);
+    remains(&state, &able(&state))
+}
+
+/// Refuses that a permission is removed which is the last one to let somebody administer the cluster.
+///
+/// # Errors
+/// `Conflict`.
+pub(crate) fn without_permission(mut state: State, name: &Name) -> Result<()> {
+    state.permissions.remove(name);
+    remains(&state, &able(&state))
+}
+
 /// Those who can log in.
 fn able(state: &State) -> BTreeSet<Name> {
     let users = state.users.values().filter(|user| user.password.is_some() || user.api_key.is_some());

@@ -6,6 +6,7 @@
 //!
 //! Requests refuse fields they do not know. Answers may gain fields; whoever reads them ignores the unknown.
 
+mod access;
 mod apply;
 mod headers;
 mod message;
@@ -15,6 +16,7 @@ mod status;
 mod subscription;
 mod topic;
 
+pub use access::{PermissionList, RestChannelList, UserInfo, UserList};
 pub use apply::Applied;
 pub use headers::Headers;
 pub use message::{Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};

@@ -1,6 +1,7 @@
 //! The handlers, one file a subject. Each is described where it is written, and the OpenAPI document is made of
 //! those descriptions.
 
+mod access;
 mod apply;
 mod dead_letters;
 mod deploy;
@@ -46,6 +47,12 @@ pub(crate) fn admin() -> OpenApiRouter<Server> {
         .routes(routes!(deploy::rollback))
         .routes(routes!(invoke::invoke))
         .routes(routes!(logs::logs))
+        .routes(routes!(access::users))
+        .routes(routes!(access::delete_user))
+        .routes(routes!(access::permissions))
+        .routes(routes!(access::delete_permission))
+        .routes(routes!(access::rest_channels))
+        .routes(routes!(access::delete_rest_channel))
         .routes(routes!(apply::apply))
         .routes(routes!(apply::export))
 }

@@ -60,7 +60,7 @@ pub(super) async fn put(
 
 /// Deletes a topic, with all its messages
 ///
-/// Refused with `conflict` while a subscription names it.
+/// Refused with `conflict` while a subscription names it, and for the system's own.
 #[utoipa::path(delete, path = "/topics/{name}", tag = "topics", operation_id = "delete_topic",
     params(("name" = String, Path, description = "The topic.")),
     responses((status = 204, description = "It is gone.")))]
@@ -68,18 +68,23 @@ pub(super) async fn delete(
     State(server): State<Server>,
     Named(name): Named<TopicName>,
 ) -> Result<StatusCode> {
+    own(&name, "services and servers write to it, and its retention keeps it small; it stays")?;
     server.broker.delete_topic(&name).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
 /// Refuses the system's own topics: they are read, not written.
 pub(super) fn writable(name: &TopicName) -> Result<(), Error> {
+    own(name, "choose a name that does not begin with '_'")
+}
+
+fn own(name: &TopicName, hint: &'static str) -> Result<(), Error> {
     if name.is_system() {
         return Err(Error::new(
             ErrorCode::PermissionDenied,
             format!("{name} is one of the system's own topics"),
         )
-        .hint("choose a name that does not begin with '_'"));
+        .hint(hint));
     }
     Ok(())
 }

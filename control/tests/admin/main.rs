@@ -1,6 +1,7 @@
 //! The Admin API over real sockets, on a real embedded broker.
 #![allow(clippy::unwrap_used)] // in helpers as in tests: what fails there is the test
 
+mod access;
 mod configuration;
 mod gate;
 mod membership;

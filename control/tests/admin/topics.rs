@@ -1,5 +1,6 @@
 //! Topics and their messages.
 
+use crossdock_topics::Log as _;
 use serde_json::{Value, json};
 
 use crate::server::Server;
@@ -25,6 +26,11 @@ async fn a_topic_is_made_changed_and_deleted() {
     let gone = admin.send("DELETE", "/api/v1/topics/orders", &[], Vec::new()).await.unwrap();
     gone.problem(404, "not_found");
     admin.put("/api/v1/topics/_logs.x", &json!({})).await.problem(403, "permission_denied");
+    let system = crossdock_topics::Topic::new("_logs.x".parse().unwrap());
+    server.broker.put_topic(system, crossdock_topics::Expect::Any).await.unwrap();
+    let kept = admin.send("DELETE", "/api/v1/topics/_logs.x", &[], Vec::new()).await.unwrap();
+    assert!(kept.problem(403, "permission_denied").contains("system"));
+    let _ = admin.get("/api/v1/topics/_logs.x").await.expect(200);
     server.stop().await;
 }
 

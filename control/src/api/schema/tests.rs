@@ -3,6 +3,7 @@ use std::collections::BTreeSet;
 use utoipa::PartialSchema;
 use utoipa::openapi::{RefOr, Schema};
 
+use super::access::*;
 use super::apply::*;
 use super::broker::*;
 use super::service::*;
@@ -128,4 +129,21 @@ fn the_description_of_a_handler_reads_what_a_handler_writes() {
         });
         assert!(found, "{written:?}");
     }
+}
+
+#[test]
+fn permissions_and_channels_are_described_as_they_are() {
+    let patterns = || serde_json::json!(["a.**"]);
+    let permission: crossdock_config::Permission = serde_json::from_value(serde_json::json!({
+        "name": "p", "users": [], "publish": patterns(), "consume": patterns(), "invoke": patterns(),
+    }))
+    .unwrap();
+    assert_eq!(described::<Permission>(), serialized(&permission));
+    let channel: crossdock_config::RestChannel = serde_json::from_value(serde_json::json!({
+        "name": "c", "path": "/", "service": "s", "topic": "t", "message_id_header": "a", "key_header": "b",
+        "hmac_sha256": {"header": "h", "secret": "env:S"},
+    }))
+    .unwrap();
+    assert_eq!(described::<RestChannel>(), serialized(&channel));
+    assert_eq!(described::<Hmac>(), serialized(&channel.hmac_sha256));
 }
