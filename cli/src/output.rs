@@ -132,7 +132,9 @@ fn json(value: &impl Serialize, pretty: bool) -> Result<String> {
 }
 
 fn yaml(value: &impl Serialize) -> Result<String> {
-    serde_saphyr::to_string(value).map_err(|cause| unprintable(&cause))
+    // Payloads are kept as JSON text, which only JSON's own writer understands.
+    let value = serde_json::to_value(value).map_err(|cause| unprintable(&cause))?;
+    serde_saphyr::to_string(&value).map_err(|cause| unprintable(&cause))
 }
 
 fn unprintable(cause: &dyn std::fmt::Display) -> Failure {

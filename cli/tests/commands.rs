@@ -66,6 +66,8 @@ async fn topics_and_messages() {
     assert_eq!(messages[0]["headers"]["source"], "web");
     assert_eq!(messages[1]["content_type"], "text/plain; charset=utf-8");
     assert_eq!(messages[5]["data_base64"], "/w==");
+    let yaml = data(&sandbox, "tail orders --from start --max 1 -o yaml").await;
+    assert!(yaml.contains("data:\n  \"n\": 1\n"), "{yaml}");
     assert!(data(&sandbox, "tail orders --max 1").await.contains("<1 bytes>"), "the last one");
     assert_eq!(data(&sandbox, "tail orders --from 3 --max 2 -o name").await, "orders:3\norders:4\n");
     assert_eq!(data(&sandbox, "tail orders --from end").await, "");
@@ -126,6 +128,10 @@ async fn subscriptions_and_dead_letters() {
         let letter = json_of(&sandbox, &format!("dlq show billing orders:{offset}")).await;
         assert_eq!((&letter["offset"], &letter["message"]["data"]), (&json!(offset), &json!(offset)));
         assert_eq!(letter["reason"], "bad\nnews");
+    }
+    for line in ["dlq ls billing -o yaml", "dlq show billing orders:2 -o yaml"] {
+        let yaml = data(&sandbox, line).await;
+        assert!(yaml.contains("data: 2\n") && !yaml.contains("RawValue"), "{line}: {yaml}");
     }
     assert!(refused(&sandbox, 3, "dlq show billing orders:9").await.contains("orders:9"));
     assert_eq!(json_of(&sandbox, "dlq retry billing orders:1").await["count"], 1);
@@ -302,4 +308,31 @@ async fn a_second_interrupt_ends_it_at_once() {
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
     assert!(sandbox.log().contains("ended at once"), "{}", sandbox.log());
     assert!(asked.await.expect("the request").is_err(), "it was cut off");
+}
+
+#[tokio::test]
+async fn users_permissions_and_channels_are_listed_and_removed() {
+    let mut sandbox = sandbox().start().await;
+    sandbox.write(
+        "access.yaml",
+        "topics: [{name: orders}]\nusers: [{name: al}]\npermissions: [{name: traders, users: [al], publish: [orders]}]\n\
+         rest_channels: [{name: intake, path: /orders, topic: orders}]\n",
+    );
+    let _ = sandbox.cli(&["apply", "access.yaml"]).await.expect(0);
+    let users = json_of(&sandbox, "user ls").await;
+    assert_eq!(users[0], json!({"name": "admin", "has_password": true, "has_api_key": false}));
+    assert_eq!(data(&sandbox, "user ls -o name").await, "admin\nal\n");
+    assert!(data(&sandbox, "permission ls").await.contains("traders"));
+    assert!(data(&sandbox, "channel ls").await.contains("topic orders"));
+    assert!(refused(&sandbox, 6, "user rm al").await.contains("traders"));
+    assert!(refused(&sandbox, 6, "user rm admin").await.contains("administrator"));
+    assert!(refused(&sandbox, 6, "permission rm admin").await.contains("administrator"));
+    for line in ["channel rm intake", "permission rm traders", "user rm al"] {
+        assert_eq!(
+            data(&sandbox, &format!("{line} -o name")).await,
+            line.rsplit(' ').next().unwrap().to_owned() + "\n"
+        );
+        assert!(refused(&sandbox, 3, line).await.contains("not_found"));
+    }
+    sandbox.stop().await;
 }

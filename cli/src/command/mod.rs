@@ -2,9 +2,11 @@
 
 mod apply;
 mod bench;
+mod channel;
 mod completion;
 mod dlq;
 mod export;
+mod permission;
 mod publish;
 mod quickstart;
 mod service;
@@ -12,6 +14,7 @@ mod status;
 mod sub;
 mod tail;
 mod topic;
+mod user;
 
 use clap::{Parser, Subcommand};
 
@@ -72,6 +75,9 @@ enum Command {
     Sub(sub::Arguments),
     Dlq(dlq::Arguments),
     Service(service::Arguments),
+    User(user::Arguments),
+    Permission(permission::Arguments),
+    Channel(channel::Arguments),
     Bench(bench::Arguments),
     Completion(completion::Arguments),
 }
@@ -118,6 +124,9 @@ impl Arguments {
             Command::Sub(arguments) => arguments.run(&caller).await,
             Command::Dlq(arguments) => arguments.run(&caller).await,
             Command::Service(arguments) => arguments.run(&caller).await,
+            Command::User(arguments) => arguments.run(&caller).await,
+            Command::Permission(arguments) => arguments.run(&caller).await,
+            Command::Channel(arguments) => arguments.run(&caller).await,
             Command::Bench(arguments) => arguments.run(&caller).await,
             Command::Completion(arguments) => arguments.run(),
         }
