@@ -6,7 +6,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use crossdock_topics::{
-    Batch, Durability, Expect, Log, Message, Result, Retention, ServiceName, Shutdown, Topic, TopicName,
+    Batch, Durability, ErrorCode, Expect, Log, Message, Result, Retention, ServiceName, Shutdown, Topic,
+    TopicName,
 };
 use parking_lot::Mutex;
 use tokio::io::{AsyncRead, AsyncReadExt};
@@ -54,6 +55,15 @@ pub(crate) fn topic(service: &ServiceName) -> Result<TopicName> {
     format!("_logs.{service}").parse()
 }
 
+fn definition(name: &TopicName) -> Topic {
+    let mut definition = Topic::new(name.clone());
+    definition.durability = Durability::Os;
+    definition.dedup_window = Duration::ZERO;
+    definition.retention =
+        Retention { max_bytes: Some(16 * 1024 * 1024), drop_unread: true, ..Retention::default() };
+    definition
+}
+
 impl Logs {
     /// A log that is written to its topic until the last clone is dropped.
     pub(crate) async fn open(
@@ -63,12 +73,7 @@ impl Logs {
         shutdown: &Shutdown,
     ) -> Result<Self> {
         let name = topic(service)?;
-        let mut definition = Topic::new(name.clone());
-        definition.durability = Durability::Os;
-        definition.dedup_window = Duration::ZERO;
-        definition.retention =
-            Retention { max_bytes: Some(16 * 1024 * 1024), drop_unread: true, ..Retention::default() };
-        log.put_topic(definition, Expect::Any).await?;
+        log.put_topic(definition(&name), Expect::Any).await?;
         let (lines, queue) = mpsc::channel(QUEUE);
         let dropped = Arc::<AtomicU64>::default();
         let writer = Writer { log, topic: name, server: server.into(), dropped: dropped.clone() };
@@ -285,11 +290,22 @@ impl Writer {
                 let _ = batch.push(&self.message(Line { stream: "system", version: "".into(), text }));
             }
             if !batch.is_empty()
-                && let Err(error) = self.log.publish(&self.topic, batch, None).await
+                && let Err(error) = self.publish(batch).await
             {
                 tracing::warn!(topic = %self.topic, %error, "a service's output is lost");
             }
             tokio::time::sleep(GATHER).await;
+        }
+    }
+
+    /// Publishes, and makes the topic again should someone have deleted it.
+    async fn publish(&self, batch: Batch) -> Result<()> {
+        match self.log.publish(&self.topic, batch.clone(), None).await {
+            Err(error) if error.code == ErrorCode::NotFound => {
+                self.log.put_topic(definition(&self.topic), Expect::Any).await?;
+                self.log.publish(&self.topic, batch, None).await.map(drop)
+            }
+            published => published.map(drop),
         }
     }
 

@@ -228,3 +228,24 @@ def slow(n, ctx):
     assert!(again.iter().all(|delivery| delivery.attempt == 1), "giving back counts no failure");
     broker.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_is_deleted_is_made_again() {
+    let house = House::open(&[]).await;
+    let source = "from crossdock import serve\n@serve()\ndef speak(n): print('said', n)";
+    house.deploy("speaks", source).await;
+    house.ask("speaks", json!(1)).await.unwrap();
+    let said = |n: u32| {
+        let house = &house;
+        async move { house.logs("speaks").await.iter().any(|(_, line)| *line == format!("said {n}")) }
+    };
+    house.until("it is logged", || said(1)).await;
+    let topic = "_logs.speaks".parse().unwrap();
+    house.broker.delete_topic(&topic).await.unwrap();
+    house.ask("speaks", json!(2)).await.unwrap();
+    house.until("the topic is there", || async { house.broker.topic(&topic).await.is_ok() }).await;
+    house.until("it is logged again", || said(2)).await;
+    let info = house.broker.topic(&topic).await.unwrap();
+    assert_eq!(info.topic.retention.max_bytes, Some(16 * 1024 * 1024), "it is bounded as before");
+    house.close().await;
+}
