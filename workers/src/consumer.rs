@@ -8,15 +8,18 @@ use crossdock_topics::{
     Backoff, Broker, ConsumerId, DeliveryId, Error, ErrorCode, Fetch, Outcome, Settlement, SubscriptionName,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use crate::call::{Call, Finished, Held, Work};
 use crate::dispatch::Dispatch;
 use crate::failures::Failures;
+use crate::pool::Standing;
 
 /// How long one fetch waits for a message.
 const WAIT: Duration = Duration::from_secs(20);
+/// How often to look whether a subscription that was deleted is back.
+const LOOK_AGAIN: Duration = Duration::from_secs(2);
 /// The most outcomes in one settlement.
 const SETTLE_AT_ONCE: usize = 1024;
 /// How often a settlement that fails is tried; then its leases run out, and the messages come again.
@@ -34,6 +37,8 @@ pub(crate) struct Consumer {
     pub(crate) credit: Option<usize>,
     /// Where what fails is told.
     pub(crate) failures: Failures,
+    /// Where it is told whether the subscription is there.
+    pub(crate) standing: watch::Sender<Standing>,
     /// Who settles.
     pub(crate) by: String,
     /// Cancelled when nothing more is to be fetched.
@@ -55,6 +60,7 @@ impl Consumer {
             let joined = self.broker.join(&self.subscription).await;
             let error = match joined {
                 Ok(consumer) => {
+                    self.is_missing(false);
                     let (settler, finished) = mpsc::unbounded_channel();
                     let lease = self.lease().await;
                     let (error, ()) = tokio::join!(
@@ -68,13 +74,28 @@ impl Consumer {
             };
             let Some(error) = error else { return };
             failures += 1;
+            let missing = error.code == ErrorCode::NotFound;
+            if missing {
+                self.is_missing(true);
+            }
             tracing::warn!(subscription = %self.subscription, %error, "cannot consume, will try again");
-            let wait = Backoff { max: Duration::from_secs(10), ..Backoff::default() }
-                .wait(failures, rand::random::<u64>());
+            let max = if missing { LOOK_AGAIN } else { Duration::from_secs(10) };
+            let wait = Backoff { max, ..Backoff::default() }.wait(failures, rand::random::<u64>());
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.stop.cancelled() => {}
             }
+        }
+    }
+
+    /// Says whether the subscription is there, when that has changed.
+    fn is_missing(&self, missing: bool) {
+        let name = &self.subscription;
+        let changed = self.standing.send_if_modified(|standing| {
+            if missing { standing.missing.insert(name.clone()) } else { standing.missing.remove(name) }
+        });
+        if changed {
+            self.failures.tell_missing(name, missing);
         }
     }
 

@@ -15,6 +15,12 @@ pub(crate) struct Failures {
 }
 
 impl Failures {
+    /// Tells that the subscription is gone, or back.
+    pub(crate) fn tell_missing(&self, name: &SubscriptionName, gone: bool) {
+        let line = if gone { missing(name) } else { format!("subscription {name} is there again") };
+        self.logs.system(&self.version, line);
+    }
+
     /// Tells of one message that was settled. Only retries and rejections are worth a line.
     pub(crate) fn tell(
         &self,
@@ -27,6 +33,11 @@ impl Failures {
             self.logs.system(&self.version, line);
         }
     }
+}
+
+/// What is said of a subscription that someone has deleted while its service runs.
+pub(crate) fn missing(name: &SubscriptionName) -> String {
+    format!("subscription {name} is missing: nothing is consumed from it; deploy again or create it")
 }
 
 /// One line: which message of which subscription, which attempt of how many, why, and what becomes of it.

@@ -1,12 +1,12 @@
 //! The processes of one version of a service, kept alive.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossdock_config::{Handler, Manifest, ServiceSettings};
-use crossdock_topics::{Backoff, Broker, Error, Result, ServiceName, Shutdown};
+use crossdock_topics::{Backoff, Broker, Error, Result, ServiceName, Shutdown, SubscriptionName};
 use futures::future::try_join_all;
 use parking_lot::Mutex;
 use tokio::sync::watch;
@@ -42,6 +42,8 @@ pub(crate) struct Standing {
     pub(crate) restarts: u32,
     /// Why it was given up.
     pub(crate) given_up: Option<String>,
+    /// Subscriptions that someone has deleted: nothing comes from them until they are back.
+    pub(crate) missing: BTreeSet<SubscriptionName>,
 }
 
 /// What a pool is made of.
@@ -142,6 +144,7 @@ impl Pool {
                             logs: plan.logs.clone(),
                             version: plan.spec.start.version.clone(),
                         },
+                        standing: self.shared.standing.clone(),
                         by: by.clone(),
                         stop,
                     };
@@ -251,11 +254,12 @@ impl Shared {
 
     fn give_up(&self, reason: &str) {
         let within = WITHIN.as_secs();
+        let service = &self.plan.service;
         let why = format!(
-            "its processes crashed too often within {within} s; the last time: {reason}; \
-             deploy a version that works, or pause and resume it to try again"
+            "paused: its processes crashed too often within {within} s; deploy a version that works, or start it \
+             again with `crossdock service resume {service}`; the last crash: {reason}"
         );
-        self.plan.logs.system(&self.plan.spec.start.version, format!("the service is given up: {why}"));
+        self.plan.logs.system(&self.plan.spec.start.version, why.clone());
         self.standing.send_modify(|standing| {
             standing.given_up.get_or_insert(why);
         });

@@ -7,6 +7,7 @@ use crossdock_topics::{Error, ErrorCode, Expect, Result, ServiceName};
 use tokio::sync::watch;
 
 use crate::deploy::{is_intact, subscription};
+use crate::failures::missing;
 use crate::launch::Workshop;
 use crate::logs::Logs;
 use crate::pool::{Plan, Pool, Standing};
@@ -25,6 +26,8 @@ pub(crate) struct Service {
     logs: Option<Logs>,
     running: Option<Running>,
     reported: Option<ServiceStatus>,
+    /// How often the processes were started again of a pool that was given up.
+    restarts: u32,
 }
 
 /// The pool that takes calls.
@@ -36,7 +39,7 @@ struct Running {
 
 impl Service {
     pub(crate) fn new(workshop: Workshop, name: ServiceName, statuses: Statuses) -> Self {
-        Self { workshop, name, statuses, logs: None, running: None, reported: None }
+        Self { workshop, name, statuses, logs: None, running: None, reported: None, restarts: 0 }
     }
 
     /// Follows the record: each change is carried out before the next is looked at, the newest only.
@@ -69,7 +72,7 @@ impl Service {
     async fn forget(&mut self) {
         self.stop(DRAIN).await;
         self.statuses.withdraw(&self.workshop.options.server, &self.name);
-        (self.logs, self.reported) = (None, None);
+        (self.logs, self.reported, self.restarts) = (None, None, 0);
     }
 
     async fn standing_changed(running: &mut Option<Running>) {
@@ -103,6 +106,7 @@ impl Service {
         self.report(&record.current, ServiceState::Starting, None);
         match self.start(&record).await {
             Ok(pool) => {
+                self.restarts = 0;
                 let old = self.running.take();
                 let standing = pool.standing();
                 self.running = Some(Running { record, pool, standing });
@@ -195,17 +199,23 @@ impl Service {
         match standing.given_up {
             Some(reason) => {
                 self.stop(Duration::ZERO).await;
+                self.restarts = standing.restarts;
                 self.report(&version, ServiceState::Failed, Some(reason));
             }
-            None if standing.ready == 0 => self.report(&version, ServiceState::Starting, None),
-            None => self.report(&version, ServiceState::Running, None),
+            None => {
+                let missing: Vec<_> = standing.missing.iter().map(missing).collect();
+                let reason = (!missing.is_empty()).then(|| missing.join("; "));
+                let state = if standing.ready == 0 { ServiceState::Starting } else { ServiceState::Running };
+                self.report(&version, state, reason);
+            }
         }
     }
 
     fn report(&mut self, version: &str, state: ServiceState, reason: Option<String>) {
         let before = self.reported.as_ref().filter(|b| b.state == state && b.version == version);
         let since = before.map_or_else(|| SystemTime::now().into(), |before| before.since);
-        let standing = self.running.as_ref().map(|r| r.standing.borrow().clone()).unwrap_or_default();
+        let standing = self.running.as_ref().map(|r| r.standing.borrow().clone());
+        let standing = standing.unwrap_or(Standing { restarts: self.restarts, ..Standing::default() });
         let status = ServiceStatus {
             service: self.name.clone(),
             server: self.workshop.options.server.clone(),

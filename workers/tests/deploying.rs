@@ -172,3 +172,42 @@ async fn a_service_is_paused_resumed_and_removed() {
     assert_eq!(house.until_values("done", 5).await.len(), 5);
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_subscription_that_is_deleted_is_missed_and_the_service_goes_on_when_it_is_back() {
+    let house = House::open(&["work", "done"]).await;
+    let source = "from crossdock import consume\n@consume('work')\ndef work(n, ctx): ctx.publish('done', n)";
+    house.deploy("misses", source).await;
+    house.publish("work", [json!(1)]).await;
+    house.until_values("done", 1).await;
+    let name = "misses.work".parse().unwrap();
+    let definition = house.broker.subscription(&name).await.unwrap().subscription;
+    for deploy in [true, false] {
+        house.broker.delete_subscription(&name).await.unwrap();
+        house
+            .until("it is missed", || async {
+                house.status("misses").await.is_some_and(|status| {
+                    status.state == ServiceState::Running
+                        && status.reason.is_some_and(|r| r.contains("subscription misses.work is missing"))
+                })
+            })
+            .await;
+        let done = house.values("done").await.len();
+        if deploy {
+            assert_eq!(house.try_deploy("misses", source, json!({})).await.unwrap()["changed"], false);
+        } else {
+            house.broker.put_subscription(definition.clone(), Expect::Absent).await.unwrap();
+        }
+        house
+            .until("it is there", || async {
+                house.status("misses").await.is_some_and(|status| status.reason.is_none())
+            })
+            .await;
+        house.publish("work", [json!(2)]).await;
+        house.until_values("done", done + 1).await;
+    }
+    let logs = house.logs("misses").await;
+    let count = |what: &str| logs.iter().filter(|(s, l)| s == "system" && l.contains(what)).count();
+    assert_eq!((count("misses.work is missing"), count("misses.work is there again")), (2, 2), "{logs:?}");
+    house.close().await;
+}
