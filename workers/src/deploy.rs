@@ -207,7 +207,7 @@ impl Workshop {
         Ok(Some((record, entry.revision)))
     }
 
-    async fn records(&self) -> Result<Vec<ServiceRecord>> {
+    pub(crate) async fn records(&self) -> Result<Vec<ServiceRecord>> {
         let (entries, _) = self.broker.list(keys::SERVICES).await?;
         Ok(entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect())
     }

@@ -20,6 +20,7 @@ mod failures;
 mod folder;
 mod intake;
 mod launch;
+mod leftovers;
 mod logs;
 mod pool;
 mod process;

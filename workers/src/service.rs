@@ -111,6 +111,7 @@ impl Service {
                 let standing = pool.standing();
                 self.running = Some(Running { record, pool, standing });
                 self.look().await;
+                self.tell_leftovers().await;
                 if let Some(old) = old {
                     // Both take calls for a moment, so that none finds nobody. The old one ends what it holds.
                     let grace = DRAIN + old.record.settings.timeout;
@@ -183,6 +184,23 @@ impl Service {
             }
         }
         Ok(())
+    }
+
+    /// Names in the log what earlier versions have left behind, since it holds back the retention of its topics.
+    async fn tell_leftovers(&self) {
+        let (Some(running), Some(logs)) = (&self.running, &self.logs) else { return };
+        match self.workshop.leftovers(&running.record).await {
+            Ok(leftovers) => {
+                for name in leftovers {
+                    let line = format!(
+                        "subscription {name} of an earlier version is not consumed any more, and what it has not \
+                         read is kept; if nobody else reads from it: crossdock sub rm {name}"
+                    );
+                    logs.system(&running.record.current, line);
+                }
+            }
+            Err(error) => tracing::warn!(service = %self.name, %error, "cannot look for leftovers"),
+        }
     }
 
     async fn stop(&mut self, grace: Duration) {

@@ -211,3 +211,34 @@ async fn a_subscription_that_is_deleted_is_missed_and_the_service_goes_on_when_i
     assert_eq!((count("misses.work is missing"), count("misses.work is there again")), (2, 2), "{logs:?}");
     house.close().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn subscriptions_that_earlier_versions_left_behind_are_named_in_the_log() {
+    let house = House::open(&["work"]).await;
+    let consumes = |names: [&str; 2]| {
+        let handlers = names.map(|name| format!("@consume('work')\ndef {name}(n): ...\n")).concat();
+        format!("from crossdock import consume\n{handlers}")
+    };
+    house.deploy("reworked", &consumes(["kept", "before"])).await;
+    house.deploy("reworked", &consumes(["kept", "after"])).await;
+    let named = || async {
+        let logs = house.logs("reworked").await;
+        let lines: Vec<_> = logs.into_iter().filter(|(s, l)| s == "system" && l.contains("sub rm")).collect();
+        lines.into_iter().map(|(_, line)| line).collect::<Vec<_>>()
+    };
+    house.until("it is named", || async { !named().await.is_empty() }).await;
+    let lines = named().await;
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    assert!(lines[0].starts_with("subscription reworked.before of an earlier version"), "{lines:?}");
+    assert!(lines[0].ends_with("crossdock sub rm reworked.before"), "{lines:?}");
+
+    // Gone, or consumed by another service, it is not named any more.
+    house.broker.delete_subscription(&"reworked.before".parse().unwrap()).await.unwrap();
+    let other =
+        "from crossdock import consume\n@consume('work', subscription='reworked.after')\ndef f(n): ...";
+    house.deploy("other", other).await;
+    house.deploy("reworked", &consumes(["kept", "last"])).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    assert_eq!(named().await, lines);
+    house.close().await;
+}
