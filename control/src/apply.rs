@@ -19,6 +19,8 @@ use crate::{administrators, records, rollout};
 /// How long all services together may take to run after they were deployed.
 const ROLLOUT: Duration = Duration::from_secs(30);
 
+const NO_CREDENTIALS: &str = "without a password or API key: nobody can log in as it until one is applied";
+
 /// What the cluster is now, without the services' code.
 pub(crate) async fn current(store: &dyn Store) -> Result<State> {
     let mut state = State::default();
@@ -52,7 +54,15 @@ pub(crate) fn steps(state: &State, document: &Document) -> Result<Vec<Step>> {
     }
     administrators::after_applying(state, document)?;
     let mut check = |secret: &SecretRef, hash: &str| Ok(matches(&secret.resolve()?, hash));
-    plan(state, document, &mut check)
+    let mut steps = plan(state, document, &mut check)?;
+    // An export holds no credentials: applied elsewhere it makes users that nobody can be.
+    let made = steps.iter_mut().filter(|step| step.kind == Kind::User);
+    for (step, user) in made.zip(&document.users) {
+        if step.action == Action::Create && user.password.is_none() && user.api_key.is_none() {
+            step.detail = Some(NO_CREDENTIALS.into());
+        }
+    }
+    Ok(steps)
 }
 
 /// What was done before an error ended it.

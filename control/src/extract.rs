@@ -40,8 +40,27 @@ where
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Problem> {
         let axum::extract::Query(query) = axum::extract::Query::try_from_uri(&parts.uri)
-            .map_err(|rejection| Error::invalid(rejection.body_text()))?;
+            .map_err(|rejection| wrong_query(&rejection.body_text()))?;
         Ok(Self(query))
+    }
+}
+
+/// What is wrong with a query, in the words of whoever writes one. The parser names the parameter and says why
+/// it failed, not what it wants.
+fn wrong_query(text: &str) -> Error {
+    let text = text.strip_prefix("Failed to deserialize query string: ").unwrap_or(text);
+    let wanted = [
+        ("digit", "a whole number, from 0"),
+        ("number too large", "a smaller whole number"),
+        ("cannot parse integer", "a whole number, from 0"),
+        ("`true` or `false`", "true or false"),
+    ];
+    let wanted = wanted.iter().find(|(said, _)| text.contains(said)).map(|(_, wanted)| wanted);
+    match (text.split_once(": "), wanted) {
+        (Some((parameter, _)), Some(wanted)) => {
+            Error::invalid(format!("the query parameter {parameter} must be {wanted}"))
+        }
+        _ => Error::invalid(format!("the query cannot be read: {text}")),
     }
 }
 
@@ -97,6 +116,29 @@ mod tests {
         for wrong in ["31s", "2", "soon", "-1s"] {
             assert!(read(Some(wrong)).unwrap_err().message.contains("wait"), "{wrong}");
         }
+    }
+
+    #[test]
+    fn a_wrong_query_says_what_it_must_be() {
+        #[derive(Debug, serde::Deserialize)]
+        #[serde(deny_unknown_fields)]
+        #[allow(dead_code)] // only read into
+        struct Wish {
+            max: Option<usize>,
+            #[serde(default)]
+            dry_run: bool,
+        }
+        let said = |query: &str| {
+            let uri = format!("/?{query}").parse().unwrap();
+            let read = axum::extract::Query::<Wish>::try_from_uri(&uri);
+            wrong_query(&read.unwrap_err().body_text()).message.into_owned()
+        };
+        for wrong in ["max=soon", "max=-1", "max="] {
+            assert_eq!(said(wrong), "the query parameter max must be a whole number, from 0");
+        }
+        assert!(said("max=99999999999999999999999").contains("max must be a smaller"));
+        assert_eq!(said("dry_run=yes"), "the query parameter dry_run must be true or false");
+        assert!(said("maximum=1").contains("unknown field `maximum`"));
     }
 
     #[test]

@@ -1,5 +1,7 @@
 //! How a server and its cluster are.
 
+use std::collections::BTreeMap;
+
 use crossdock_config::Member;
 use crossdock_topics::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -34,6 +36,10 @@ pub struct Status {
     pub members: Vec<Member>,
     /// How many there are of each kind.
     pub counts: Counts,
+    /// How many services are in each state: where a service runs on several servers, the worst of them counts.
+    /// One that no server has taken up yet is `starting`.
+    #[serde(default)]
+    pub services_by_state: BTreeMap<String, usize>,
     /// What waits in all subscriptions together.
     pub backlog: Backlog,
     /// What the process that answers takes.

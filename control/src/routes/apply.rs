@@ -85,7 +85,8 @@ fn planned(
 /// Exports the configuration
 ///
 /// As a document that changes nothing when it is applied again. Secrets are not in it: users come without their
-/// passwords and keys, which stay as they are when it is applied where they are known.
+/// passwords and keys. Where a user is known already these stay as they are when it is applied; elsewhere nobody
+/// can log in as the user until a password or an API key is applied.
 #[utoipa::path(get, path = "/export", tag = "configuration", operation_id = "export",
     responses((status = 200, description = "The document.", body = String, content_type = "application/yaml")))]
 pub(super) async fn export(State(server): State<Server>) -> Result<Response> {

@@ -1,8 +1,10 @@
 //! How this server and its cluster are.
 
+use std::collections::BTreeMap;
+
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use crossdock_config::{Member, keys};
+use crossdock_config::{Member, ServiceRecord, ServiceState, ServiceStatus, keys};
 use crossdock_http::{Json, Result};
 use crossdock_topics::{Clock, Store, SubscriptionInfo, SystemClock, TopicInfo};
 use http::StatusCode;
@@ -40,6 +42,7 @@ pub(super) async fn status(State(server): State<Server>) -> Result<Json<Status>>
         health: server.broker.health(),
         members: members.into_iter().map(|(member, _)| member).collect(),
         counts: count(server.store(), &topics, subscriptions.len()).await?,
+        services_by_state: by_state(server.store()).await?,
         backlog: backlog(&subscriptions),
         memory: memory(),
     }))
@@ -61,6 +64,32 @@ async fn count(
         users: store.list(keys::USERS).await?.0.len(),
         permissions: store.list(keys::PERMISSIONS).await?.0.len(),
     })
+}
+
+/// How many services are in each state.
+async fn by_state(store: &dyn Store) -> crossdock_topics::Result<BTreeMap<String, usize>> {
+    let services = records::list::<ServiceRecord>(store, keys::SERVICES).await?.0;
+    let statuses = records::list::<ServiceStatus>(store, keys::STATUS).await?.0;
+    let mut counts = BTreeMap::new();
+    for (service, _) in services {
+        let own = statuses.iter().map(|(status, _)| status).filter(|status| status.service == service.name);
+        let state = state(service.paused, own.map(|status| status.state));
+        *counts.entry(state.to_string()).or_default() += 1;
+    }
+    Ok(counts)
+}
+
+/// The one state of a service that is in these on its servers.
+fn state(paused: bool, on: impl Iterator<Item = ServiceState>) -> ServiceState {
+    use ServiceState::{Failed, Paused, Running, Starting, Stopped};
+    let weight = |state: &ServiceState| match state {
+        Running => 0,
+        Stopped => 1,
+        Paused => 2,
+        Starting => 3,
+        Failed => 4,
+    };
+    if paused { Paused } else { on.max_by_key(weight).unwrap_or(Starting) }
 }
 
 fn backlog(subscriptions: &[SubscriptionInfo]) -> Backlog {
@@ -89,6 +118,15 @@ fn kilobytes(status: &str, field: &str) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_service_is_as_bad_as_on_its_worst_server() {
+        use ServiceState::{Failed, Paused, Running, Starting};
+        assert_eq!(state(false, [Running, Failed, Starting].into_iter()), Failed);
+        assert_eq!(state(false, [Running, Running].into_iter()), Running);
+        assert_eq!(state(false, [].into_iter()), Starting);
+        assert_eq!(state(true, [Running].into_iter()), Paused);
+    }
 
     #[test]
     fn memory_is_read_from_what_linux_says() {

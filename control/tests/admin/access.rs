@@ -22,7 +22,11 @@ users: [{name: carol}]
 permissions: [{name: readers, users: [carol], consume: [orders]}]
 rest_channels: [{name: intake, path: /orders, topic: orders}]
 ";
-    let _ = apply(&server, document).await.expect(200);
+    let applied = apply(&server, document).await.expect(200).json();
+    assert_eq!(
+        applied["steps"][1]["detail"],
+        "without a password or API key: nobody can log in as it until one is applied"
+    );
     let users = server.admin.get("/api/v1/users").await.expect(200);
     assert!(!users.text().contains("argon2"), "{}", users.text());
     let known = |name: &str, there: bool| json!({"name": name, "has_password": there, "has_api_key": there});
