@@ -122,10 +122,15 @@ impl Checked {
     }
 }
 
-fn source_text(path: &Path) -> Result<String, Error> {
+/// The text of a service's file.
+///
+/// # Errors
+/// When it cannot be read, is too large, or is not UTF-8.
+pub(crate) fn source_text(path: &Path) -> Result<String, Error> {
     let file = std::fs::File::open(path).map_err(|cause| failure::file("read", path, &cause))?;
-    String::from_utf8(bounded(file, path)?)
-        .map_err(|cause| Error::invalid(format!("{} is not UTF-8: {cause}", path.display())))
+    String::from_utf8(bounded(file, path)?).map_err(|cause| {
+        Error::invalid(format!("{} is not UTF-8: {cause}", path.display())).hint("save it as UTF-8")
+    })
 }
 
 fn bounded(file: impl Read, path: &Path) -> Result<Vec<u8>, Error> {

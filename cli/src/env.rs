@@ -31,16 +31,25 @@ pub(crate) const HOME: &str = "HOME";
 /// A variable's value; an empty one counts as not set.
 ///
 /// # Errors
-/// When it is not UTF-8. The value is not shown: it may be a secret.
+/// When it is not UTF-8, or has a line break or another control character, which no value here can have and
+/// which comes of reading a file carelessly. The value is not shown: it may be a secret.
 pub(crate) fn get(name: &str) -> Result<Option<String>, Error> {
     match std::env::var(name) {
         Ok(value) if value.is_empty() => Ok(None),
-        Ok(value) => Ok(Some(value)),
+        Ok(value) => plain(name, value).map(Some),
         Err(VarError::NotPresent) => Ok(None),
         Err(VarError::NotUnicode(_)) => {
             Err(Error::invalid(format!("the environment variable {name} is not UTF-8")))
         }
     }
+}
+
+fn plain(name: &str, value: String) -> Result<String, Error> {
+    let Some(wrong) = value.chars().find(|c| c.is_control()) else { return Ok(value) };
+    let what = if wrong == '\n' || wrong == '\r' { "a line break" } else { "a control character" };
+    Err(Error::invalid(format!("the environment variable {name} has {what} in it")).hint(format!(
+        "set it again without; {name}=\"$(cat FILE)\" leaves out the last line break of a file"
+    )))
 }
 
 /// The directory of our own configuration: `$XDG_CONFIG_HOME/crossdock`, or `$HOME/.config/crossdock`.
@@ -53,6 +62,18 @@ pub(crate) fn config_dir() -> Option<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    #[test]
+    fn a_value_with_a_line_break_is_refused_and_not_shown() {
+        assert_eq!(super::plain("CROSSDOCK_API_KEY", "ci.123".into()).unwrap(), "ci.123");
+        for (value, what) in [("geheim\n", "line break"), ("geheim\u{1b}[2J", "control character")] {
+            let error = super::plain("CROSSDOCK_API_KEY", value.into()).unwrap_err();
+            assert_eq!(error.code, crossdock_topics::ErrorCode::InvalidArgument);
+            let text = error.to_string();
+            assert!(text.contains("CROSSDOCK_API_KEY") && text.contains(what), "{text}");
+            assert!(!text.contains("geheim"), "{text}");
+        }
+    }
+
     #[test]
     fn every_variable_is_documented() {
         let documented = include_str!("../../docs/CLI.md");

@@ -152,11 +152,13 @@ pub(crate) fn file(what: &str, path: &std::path::Path, cause: &std::io::Error) -
         ErrorKind::NotFound => ErrorCode::NotFound,
         ErrorKind::AlreadyExists => ErrorCode::AlreadyExists,
         ErrorKind::PermissionDenied => ErrorCode::PermissionDenied,
+        ErrorKind::IsADirectory => ErrorCode::InvalidArgument,
         _ => ErrorCode::Internal,
     };
     let error = Error::new(code, format!("cannot {what} {}: {cause}", path.display()));
     match cause.kind() {
         ErrorKind::PermissionDenied => error.hint("check who owns it, and its mode"),
+        ErrorKind::IsADirectory => error.hint("name a file in it"),
         ErrorKind::StorageFull => error.hint("the disk is full: make room and try again"),
         _ => error,
     }

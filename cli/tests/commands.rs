@@ -136,8 +136,8 @@ async fn subscriptions_and_dead_letters() {
     assert!(refused(&sandbox, 3, "dlq show billing orders:9").await.contains("orders:9"));
     assert_eq!(json_of(&sandbox, "dlq retry billing orders:1").await["count"], 1);
     assert_eq!(sandbox.gateway().fetch("billing", 10).await[0]["offset"], 1, "delivered again");
-    let gone = sandbox.cli(&["dlq", "retry", "billing", "orders:1"]).await.expect(3);
-    assert!(gone.stderr.contains("no dead letters"), "{}", gone.stderr);
+    let gone = sandbox.cli(&["dlq", "retry", "billing", "orders:1", "orders:77"]).await.expect(3);
+    assert!(gone.stderr.contains("no dead letters: orders:1, orders:77"), "{}", gone.stderr);
     assert_eq!(json_of(&sandbox, "dlq discard billing --all").await["count"], 2);
     assert_eq!(data(&sandbox, "dlq ls billing -o name").await, "");
 
@@ -335,4 +335,21 @@ async fn users_permissions_and_channels_are_listed_and_removed() {
         assert!(refused(&sandbox, 3, line).await.contains("not_found"));
     }
     sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn what_is_wrong_with_files_and_the_environment_is_said_before_connecting() {
+    let sandbox = sandbox().prepare();
+    sandbox.write("folder/empty", "");
+    let refused = |script: &'static str| async { sandbox.bash(script).await.expect(2).stderr };
+    assert!(refused("crossdock apply folder").await.contains("name a file"));
+    let key = refused("CROSSDOCK_URL=http://127.0.0.1:1 CROSSDOCK_API_KEY=$'ci.1\\n' crossdock status").await;
+    assert!(key.contains("CROSSDOCK_API_KEY has a line break"), "{key}");
+    let mut started = self::sandbox().start().await;
+    std::fs::write(started.home().join("latin.py"), b"# caf\xe9\n").expect("to write");
+    let latin = started.cli(&["service", "deploy", "latin.py"]).await.expect(2).stderr;
+    assert!(latin.contains("UTF-8"), "{latin}");
+    let exported = started.cli(&["export"]).await.expect(0);
+    assert!(exported.stderr.contains("passwords and API keys are not part of it"), "{}", exported.stderr);
+    started.stop().await;
 }

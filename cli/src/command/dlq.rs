@@ -4,7 +4,7 @@ use std::str::FromStr;
 
 use clap::{Args, Subcommand};
 use crossdock_control::api::{Count, DeadLetter, DeadLetterPage, DeadLetterSelection, MessageRef};
-use crossdock_topics::{Error, SubscriptionName, TopicName};
+use crossdock_topics::{Error, ErrorCode, SubscriptionName, TopicName};
 use reqwest::Method;
 use serde::Serialize;
 
@@ -13,6 +13,9 @@ use crate::client::Client;
 use crate::failure::Result;
 use crate::message;
 use crate::output::{Show, say};
+
+/// How many named messages are looked at one by one, to say which of them is no dead letter.
+const LOOKED_UP: usize = 100;
 
 /// Look at dead letters, deliver them again, or forget them
 #[derive(Debug, Args)]
@@ -139,6 +142,17 @@ impl Selected {
             let parts = refs.chunks(DeadLetterSelection::MAX_MESSAGES);
             parts.map(|part| DeadLetterSelection { all: false, messages: part.to_vec() }).collect()
         };
+        // Afterwards nobody could tell which ones were there.
+        let named = refs.len().min(LOOKED_UP);
+        let mut missing = Vec::new();
+        for message in &refs[..named] {
+            let place = Place { topic: message.topic.clone(), offset: message.offset };
+            match find(client, &self.subscription, &place).await {
+                Ok(_) => {}
+                Err(error) if error.code == ErrorCode::NotFound => missing.push(place.to_string()),
+                Err(error) => return Err(error.into()),
+            }
+        }
         for selection in selections {
             total += client.post::<Count>(&path, &selection).await?.count;
         }
@@ -148,10 +162,11 @@ impl Selected {
             &format!("{total} {} {done}", if total == 1 { "message is" } else { "messages are" }),
         )?;
         if !self.all && total < refs.len() {
-            let missing = refs.len() - total;
+            let (count, which) = (refs.len() - total, missing.join(", "));
+            let which = if which.is_empty() { which } else { format!(": {which}") };
             return Err(Error::new(
-                crossdock_topics::ErrorCode::NotFound,
-                format!("{missing} of the {} named messages were no dead letters", refs.len()),
+                ErrorCode::NotFound,
+                format!("{count} of the {} named messages were no dead letters{which}", refs.len()),
             )
             .hint(format!("see `crossdock dlq ls {}`", changed.subscription))
             .into());

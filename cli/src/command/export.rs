@@ -7,12 +7,13 @@ use reqwest::Method;
 
 use super::Caller;
 use crate::failure::Result;
-use crate::output::{Format, Show, print_bytes};
+use crate::output::{Format, Show, print_bytes, say};
 
 /// Print the configuration as it is, as YAML that `apply` takes
 #[derive(Debug, Args)]
 #[command(after_help = "\
-Secrets are not in it: they are referred to, or kept as hashes only.
+Users' passwords and API keys are not in it, nor are their hashes: applied to
+another platform, nobody can log in as them until they are applied there too.
 
 Examples:
   crossdock export > cluster.yaml")]
@@ -25,6 +26,7 @@ impl Arguments {
         let text = response.text().await.map_err(|cause| {
             Error::new(ErrorCode::Unavailable, format!("the answer broke off: {cause}")).hint("try it again")
         })?;
+        say("passwords and API keys are not part of it: on another platform, apply them for each user");
         if caller.for_people() || caller.output.format() == Format::Yaml {
             return print_bytes(text.as_bytes());
         }

@@ -65,7 +65,8 @@ impl Show for Status {
                 backlog.waiting, backlog.in_flight, backlog.set_aside, backlog.dead_letters
             ),
         ));
-        all.push(("services", counts.services.to_string()));
+        let states = self.services_by_state.iter().map(|(state, count)| format!(", {count} {state}"));
+        all.push(("services", counts.services.to_string() + &states.collect::<String>()));
         all.push(("rest channels", counts.rest_channels.to_string()));
         all.push(("users", format!("{}, {} permissions", counts.users, counts.permissions)));
         if let Some(resident) = self.memory.resident_bytes {

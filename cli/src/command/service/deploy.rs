@@ -13,6 +13,7 @@ use reqwest::Method;
 use super::rollout::Rollout;
 use super::{Caller, get};
 use crate::client::Client;
+use crate::document::source_text;
 use crate::failure::{self, Result};
 
 /// Deploy a service: validated, then swapped in on every server; a bad one changes nothing
@@ -62,7 +63,7 @@ impl Arguments {
             Some(name) => name.clone(),
             None => name_of(&file)?,
         };
-        let source = std::fs::read_to_string(&file).map_err(|cause| failure::file("read", &file, &cause))?;
+        let source = source_text(&file)?;
         let settings = self.settings(&client, &name).await?;
         let request = client.api(Method::POST, &["services", name.as_str(), "deploy"]);
         let request = request.json(&DeployRequest { source, settings, wait: Some(self.wait) });

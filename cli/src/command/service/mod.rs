@@ -122,13 +122,13 @@ async fn change(caller: &Caller, name: &ServiceName, verb: Option<&str>, done: &
     caller.output.done(&info, &format!("{done} service {name}"))
 }
 
-/// What a service consumes and whether it answers, in a few words.
-fn does(manifest: &Manifest) -> String {
+/// What a service consumes and what it answers to, in a few words.
+fn does(name: &ServiceName, manifest: &Manifest) -> String {
     let handler = |handler: &Handler| match handler {
         Handler::Consume { topics, .. } => {
             topics.iter().map(TopicPattern::as_str).collect::<Vec<_>>().join(", ")
         }
-        Handler::Serve { .. } => "requests".into(),
+        Handler::Serve { name: own, .. } => format!("requests to {}", own.as_ref().unwrap_or(name)),
     };
     manifest.handlers.iter().map(handler).collect::<Vec<_>>().join("; ")
 }
@@ -146,7 +146,7 @@ impl Show for ServiceInfo {
             self.name.to_string(),
             self.current.clone(),
             if self.paused { "paused".into() } else { stands(&self.servers) },
-            current.map(|version| does(&version.manifest)).unwrap_or_default(),
+            current.map(|version| does(&self.name, &version.manifest)).unwrap_or_default(),
             current.map(|version| version.deployed_at.to_string()).unwrap_or_default(),
             current.map(|version| version.by.clone()).unwrap_or_default(),
         ]

@@ -111,7 +111,7 @@ impl Show for Deployment {
             self.version.clone(),
             if self.changed { "yes" } else { "no" }.into(),
             stands(&self.servers),
-            does(&self.manifest),
+            does(&self.name, &self.manifest),
         ]
     }
 
