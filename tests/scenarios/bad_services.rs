@@ -147,7 +147,10 @@ async fn given_a_service_that_exits_when_fed_should_be_paused_with_its_reason() 
     })
     .await;
     let reason = state["reason"].as_str().unwrap_or_default();
-    assert!(reason.contains('3'), "the exit code is in the reason: {state}");
+    assert!(reason.starts_with("paused: "), "{state}");
+    assert!(reason.contains("exited with status 3; its last words: good bye"), "{state}");
+    assert!(reason.contains("`crossdock service resume bad`"), "{state}");
+    assert!(state["restarts"].as_u64().is_some_and(|restarts| restarts > 0), "{state}");
     let _ = logs(&sandbox, "good bye").await;
     others_are_well(&sandbox).await;
     // Nothing is lost by it: what it should have eaten is set aside, waiting, or in the dead letters.
@@ -159,7 +162,13 @@ async fn given_a_service_that_exits_when_fed_should_be_paused_with_its_reason() 
         .sum();
     assert_eq!(held, 20, "{info}");
 
-    // A better version starts it again.
+    // Each failure was told, with when it is tried again.
+    let told = logs(&sandbox, "bad.eat in:0: attempt 1 of ").await;
+    assert!(told.contains("failed: the process exited with status 3"), "{told}");
+    assert!(told.contains("it is tried again in about "), "{told}");
+
+    // It can be started again as it is, and a better version starts it too.
+    let _ = sandbox.cli(&["service", "resume", "bad"]).await.expect(0);
     sandbox.write("bad.py", "from crossdock import consume\n\n@consume('in')\ndef eat(data):\n    pass\n");
     let _ = sandbox.cli(&["service", "deploy", "bad.py"]).await.expect(0);
     eventually("what is not dead to be eaten", Duration::from_secs(60), || async {
