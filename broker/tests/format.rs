@@ -127,7 +127,7 @@ async fn write_the_directory() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         // These name the machine, and nothing is read from them.
-        if ["LOG", "OPTIONS"].iter().any(|start| name.starts_with(start) && name != "LOCK") {
+        if ["LOG", "OPTIONS"].iter().any(|start| name.starts_with(start)) {
             std::fs::remove_file(entry.path()).unwrap();
         }
     }

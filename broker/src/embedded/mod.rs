@@ -31,7 +31,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use crossdock_topics::{
@@ -261,8 +261,8 @@ fn spawn(
         .map_err(|cause| Error::internal(format!("cannot start the thread {name}: {cause}")))
 }
 
-fn join(threads: &Threads) {
-    for thread in threads.lock().drain(..) {
+fn join(threads: &mut Vec<JoinHandle<()>>) {
+    for thread in threads.drain(..) {
         let _ = thread.join();
     }
 }
@@ -270,7 +270,7 @@ fn join(threads: &Threads) {
 impl Drop for Embedded {
     fn drop(&mut self) {
         self.stop();
-        join(&self.threads);
+        join(&mut self.threads.lock());
     }
 }
 
@@ -302,13 +302,21 @@ impl Broker for Embedded {
         self.stop();
         let (threads, shared) = (self.threads.clone(), self.shared.clone());
         let closing = tokio::task::spawn_blocking(move || {
-            join(&threads);
+            // A second one who closes waits for all of this.
+            let mut threads = threads.lock();
+            join(&mut threads);
+            let Some(database) = shared.database.write().take() else { return };
             // With everything in files the next start has nothing to replay.
-            if let Some(database) = shared.database.write().take()
-                && shared.failure().is_none()
+            if shared.failure().is_none()
                 && let Err(error) = database.sync(true).and_then(|()| database.flush())
             {
                 tracing::error!(%error, "the last sync failed");
+            }
+            // Reads that are under way hold the files for a moment longer.
+            let patience = Instant::now() + Duration::from_secs(5);
+            while Arc::strong_count(&database) > 1 && Instant::now() < patience {
+                #[allow(clippy::disallowed_methods)] // on a thread for blocking
+                std::thread::sleep(Duration::from_millis(5));
             }
         });
         let _ = closing.await;

@@ -120,3 +120,17 @@ async fn a_wait_longer_than_time_itself_is_no_panic() {
     assert_eq!(broker.read(&t, StartAt::Start, 1, Duration::MAX).await.unwrap().messages.len(), 1);
     assert_eq!(broker.fetch(&name("s"), Fetch::new(None, 1, Duration::MAX)).await.unwrap().len(), 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_folder_is_free_after_closing_even_if_somebody_was_reading() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(&folder);
+    let reading = broker.shared.database().unwrap();
+    let reader = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        drop(reading);
+    });
+    soon(broker.close()).await;
+    drop(open(&folder));
+    reader.await.unwrap();
+}
