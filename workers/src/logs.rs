@@ -27,7 +27,7 @@ const BYTES: Rate = Rate { per_second: 512.0 * 1024.0, burst: 4.0 * 1024.0 * 102
 const GATHER: Duration = Duration::from_millis(50);
 /// The lines of standard error that are kept to explain why a process ended.
 const LAST_LINES: usize = 20;
-/// The line that a process writes to its standard error where what the next call writes begins.
+/// What a process ends a line of its standard error with where what the next call writes begins.
 const MARK: &str = "\u{1e}";
 
 /// The log of one service on this server: the topic `_logs.SERVICE`, one message a line. Printing is never
@@ -111,11 +111,18 @@ impl Logs {
             let (logs, tail) = (self.clone(), tail.clone());
             let complete = tail.complete.clone();
             let line = move |text: String| {
-                if text == MARK {
-                    return tail.lines.lock().clear();
+                let (text, begins) = match text.strip_suffix(MARK) {
+                    Some(before) => (before.to_owned(), true),
+                    None => (text, false),
+                };
+                if begins {
+                    tail.lines.lock().clear();
+                } else {
+                    tail.add(&text);
                 }
-                tail.add(&text);
-                logs.add(Line { stream: "stderr", version: version.clone(), text });
+                if !begins || !text.is_empty() {
+                    logs.add(Line { stream: "stderr", version: version.clone(), text });
+                }
             };
             tasks.spawn(async move {
                 read_lines(stderr, ended, line).await;

@@ -267,11 +267,12 @@ def publish(topic, ctx):
 #[tokio::test(flavor = "multi_thread")]
 async fn last_words_are_those_of_the_call_that_ended_the_process_and_come_with_its_status() {
     let source = r#"
-import os, sys
+import os, subprocess, sys
 from crossdock import consume
 @consume("work", max_failures=1)
 KIND f(do):
     if do == "raise": raise ValueError("order 1 is bad")
+    if do == "start": subprocess.run("sleep 0.01; printf 'half a line' >&2", shell=True)
     if do == "speak": print("half a line", end="", file=sys.stderr)
     if do == "interrupt": raise KeyboardInterrupt()
     if do == "words": print("good", "bye", file=sys.stderr)
@@ -291,14 +292,21 @@ KIND f(do):
         assert_eq!(dead[1].reason, "the process exited with status 9", "{kind}");
         assert_eq!(dead[2].reason, "the process exited with status 9; its last words: good bye", "{kind}");
         if kind == "def" {
-            house.publish("work", ["raise", "speak", "interrupt"].map(|what| json!(what))).await;
+            house.publish("work", ["raise", "speak", "start", "interrupt"].map(|what| json!(what))).await;
             let dead = house.until_dead_letters("mis.f", 5).await;
             let reason = &dead[4].reason;
-            assert!(reason.contains("its last words: Traceback"), "{reason}");
+            assert!(
+                reason.starts_with("the process was killed by signal 2; its last words: Traceback"),
+                "{reason}"
+            );
             assert!(reason.contains("KeyboardInterrupt") && !reason.contains("order 1"), "{reason}");
+            let halves = || async {
+                house.logs("mis").await.iter().filter(|(_, line)| line == "half a line").count() == 2
+            };
+            house.until("a line without its end is a line of the call before", halves).await;
         }
         let logs = house.logs("mis").await;
-        assert!(logs.iter().all(|(_, line)| !line.contains('\u{1e}')), "{logs:?}");
+        assert!(logs.iter().all(|(_, line)| !line.contains('\u{1e}') && !line.is_empty()), "{logs:?}");
         house.close().await;
     }
 }

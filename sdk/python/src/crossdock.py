@@ -1350,20 +1350,24 @@ def _traceback(error: BaseException) -> str:
 
 
 class _Stderr(io.FileIO):
-    """Standard error. What a call has written is told apart from what those before it have: when something was
-    written, a line of a single control character, which the worker takes out again, stands before the next call."""
+    """Standard error, in which a control character at the end of a line says where what a call writes begins; the
+    worker takes it out again. It costs a system call, and is left out between quick calls that write nothing here.
+    """
 
-    used = False
-    _within_line = False
+    _QUICK = 0.001
+    _used = False
+    _last = 0.0
 
     def write(self, data: Any) -> Any:
-        self.used = True
-        self._within_line = bytes(data[-1:]) != b"\n"
+        self._used = True
         return super().write(data)
 
-    def mark(self) -> None:
-        super().write(b"\n\x1e\n" if self._within_line else b"\x1e\n")
-        self.used = self._within_line = False
+    def begin(self, now: float) -> None:
+        # What takes its time may have written past this object, as a process it has started does.
+        if self._used or now - self._last > self._QUICK:
+            super().write(b"\x1e\n")
+            self._used = False
+        self._last = now
 
 
 class _Inline(_Runner):
@@ -1402,13 +1406,13 @@ class _Inline(_Runner):
             if header[0] == _DRAIN:
                 self._flush()
                 return
+            now = time.monotonic()
             if not outbox:
-                first = time.monotonic()
-            elif time.monotonic() - first > self._GATHER:
+                first = now
+            elif now - first > self._GATHER:
                 self._flush()
-                first = time.monotonic()
-            if stderr.used:
-                stderr.mark()
+                first = now
+            stderr.begin(now)
             _U64LE.pack_into(beacon, 0, header[1])
             outbox.append(_call(self, handlers, header, record))
 
@@ -1511,8 +1515,8 @@ class _Loop(_Runner):
             if not self._calls:
                 self._end()
             return
-        if self._stderr.used and not self._calls:
-            self._stderr.mark()
+        if not self._calls:
+            self._stderr.begin(time.monotonic())
         if self._handlers[header[2]].is_async:
             call = self._loop.create_task(_call_async(self, self._handlers, header, payload))
         else:
