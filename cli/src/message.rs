@@ -188,6 +188,10 @@ impl Show for Message {
         let mut all = vec![("message", Show::name(self)), ("time", self.time.to_string())];
         all.extend(self.key.as_ref().map(|key| ("key", one_line(key))));
         all.extend(self.id.as_ref().map(|id| ("id", one_line(id))));
+        all.extend(self.correlation_id.as_ref().map(|id| ("correlation id", one_line(id))));
+        all.extend(self.deliver_at.map(|at| ("deliver at", at.to_string())));
+        all.extend(self.expires_at.map(|at| ("expires at", at.to_string())));
+        all.extend(self.priority.map(|priority| ("priority", priority.to_string())));
         all.extend(self.content_type.as_ref().map(|kind| ("content type", one_line(kind))));
         all.extend(
             self.headers.0.iter().map(|(name, value)| ("header", one_line(&format!("{name}: {value}")))),

@@ -74,6 +74,14 @@ async fn topics_and_messages() {
     let read = sandbox.bash("crossdock tail orders --from start | head -n 1").await.expect(0);
     assert!(read.stdout.contains("\"n\":1") && read.stderr.is_empty(), "{read:?}");
 
+    let line = "pub orders later --deliver-in 1h --expires-in 2h --correlation-id c1 --priority 7";
+    let _ = data(&sandbox, line).await;
+    let last = data(&sandbox, "tail orders --max 1 -o json").await;
+    let last: Value = serde_json::from_str(&last).expect("JSON");
+    assert_eq!((&last["correlation_id"], &last["priority"]), (&json!("c1"), &json!(7)));
+    let (deliver, expires) = (last["deliver_at"].as_str().unwrap(), last["expires_at"].as_str().unwrap());
+    assert!(last["time"].as_str().unwrap() < deliver && deliver < expires, "{last}");
+
     let _ = sandbox.cli(&["topic", "rm", "orders"]).await.expect(0);
     assert!(refused(&sandbox, 3, "tail orders").await.contains("not_found"));
     sandbox.stop().await;

@@ -8,7 +8,7 @@ use serde_json::value::RawValue;
 
 /// A stored message: `{delivery?, topic, offset, key, id, headers, content_type, time, attempt?, data}`, or
 /// `data_base64` in place of `data` unless the payload is said to be JSON and is. `delivery` and `attempt` are
-/// there when it was handed to a consumer. `correlation_id`, `reply_to`, `traceparent`, `expires_at` and
+/// there when it was handed to a consumer. `correlation_id`, `reply_to`, `traceparent`, `expires_at`, `deliver_at` and
 /// `priority` are there when the message has them. A header that repeats has a list of its values.
 ///
 /// Writing it copies a JSON payload once, into the output.
@@ -77,8 +77,10 @@ impl Serialize for MessageJson<'_> {
                 map.serialize_entry(name, value)?;
             }
         }
-        if let Some(moment) = record.expires_at() {
-            map.serialize_entry("expires_at", &moment)?;
+        for (name, moment) in [("expires_at", record.expires_at()), ("deliver_at", record.deliver_at())] {
+            if let Some(moment) = moment {
+                map.serialize_entry(name, &moment)?;
+            }
         }
         if record.priority() > 0 {
             map.serialize_entry("priority", &record.priority())?;

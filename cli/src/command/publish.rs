@@ -5,6 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use clap::Args;
 use crossdock_control::api::{Headers, NewMessage, PublishRequest, Published};
+use crossdock_topics::time::human;
 use crossdock_topics::{Backoff, Durability, Error, ErrorCode, TopicName};
 use serde::Serialize;
 
@@ -42,6 +43,18 @@ pub(super) struct Arguments {
     /// A header; repeatable
     #[arg(long = "header", value_name = "NAME=VALUE", value_parser = header)]
     headers: Vec<(String, String)>,
+    /// Ties a reply, or a chain of messages, to what caused it
+    #[arg(long, value_name = "ID")]
+    correlation_id: Option<String>,
+    /// Hand it to subscriptions after so long, such as 30s
+    #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+    deliver_in: Option<Duration>,
+    /// Do not deliver it any more after so long, such as 1h
+    #[arg(long, value_name = "DURATION", value_parser = human::parse)]
+    expires_in: Option<Duration>,
+    /// 0 to 9, larger is more urgent [default: 0]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=9))]
+    priority: Option<u8>,
     /// The media type of the payload
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
@@ -72,6 +85,9 @@ impl Arguments {
         let mut message = NewMessage::of(payload, content_type);
         message.key.clone_from(&self.key);
         message.id.clone_from(&self.id);
+        message.correlation_id.clone_from(&self.correlation_id);
+        (message.deliver_in, message.expires_in) = (self.deliver_in, self.expires_in);
+        message.priority = self.priority;
         message.headers = Headers(self.headers.clone());
         message
     }

@@ -56,6 +56,8 @@ fn wrong_usage_is_refused() {
         "pub orders x --lines --id 1",
         "pub orders x --file y",
         "pub orders x --header nothing",
+        "pub orders x --priority 10",
+        "pub orders x --deliver-in soon",
         "tail orders --from yesterday",
         "sub create s",
         "dlq retry s",

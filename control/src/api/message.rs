@@ -1,8 +1,11 @@
 //! Messages, in and out.
 
+use std::time::Duration;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
+use crossdock_topics::time::human;
 use crossdock_topics::{Durability, Error, Record, Timestamp, TopicName};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
@@ -44,6 +47,10 @@ pub struct Message {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<String>, format = DateTime)]
     pub expires_at: Option<Timestamp>,
+    /// Subscriptions hand it out from this moment on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub deliver_at: Option<Timestamp>,
     /// 1 to 9, larger is more urgent; absent for 0.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub priority: Option<u8>,
@@ -77,6 +84,7 @@ impl Message {
             reply_to: record.reply_to().map(str::to_owned),
             traceparent: record.traceparent().map(str::to_owned),
             expires_at: record.expires_at(),
+            deliver_at: record.deliver_at(),
             priority: Some(record.priority()).filter(|priority| *priority > 0),
             data_base64: data.is_none().then(|| STANDARD.encode(&payload)),
             data,
@@ -114,6 +122,21 @@ pub struct NewMessage {
     /// Anything else.
     #[serde(default, skip_serializing_if = "Headers::is_empty")]
     pub headers: Headers,
+    /// Ties a reply, or a chain of messages, to what caused it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub correlation_id: Option<String>,
+    /// After so long it is not delivered any more, such as `1h`.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "1h")]
+    pub expires_in: Option<Duration>,
+    /// Subscriptions hand it out after so long, such as `30s`.
+    #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>, example = "30s")]
+    pub deliver_in: Option<Duration>,
+    /// 0 to 9, larger is more urgent; 0 when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(minimum = 0, maximum = 9)]
+    pub priority: Option<u8>,
     /// The media type of the payload; `application/json` if it is given as `data` and nothing else is said.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub content_type: Option<String>,
@@ -135,12 +158,12 @@ impl NewMessage {
         Self { content_type, data, data_base64, ..Self::default() }
     }
 
-    /// The message it stands for.
+    /// The message it stands for when it is published `now`.
     ///
     /// # Errors
     /// `InvalidArgument` when the payload is given twice, is not base64, or is JSON under a content type that
     /// is not.
-    pub fn into_message(self) -> Result<crossdock_topics::Message, Error> {
+    pub fn into_message(self, now: Timestamp) -> Result<crossdock_topics::Message, Error> {
         if self.data.is_some() && self.data_base64.is_some() {
             return Err(Error::invalid("data and data_base64 are both given").hint("leave out one of them"));
         }
@@ -157,6 +180,10 @@ impl NewMessage {
             id: self.id.map(Into::into),
             content_type: self.content_type.or(json).map(Into::into),
             headers: self.headers.0.into_iter().map(|(n, v)| (n.into(), v.into())).collect(),
+            correlation_id: self.correlation_id.map(Into::into),
+            expires_at: self.expires_in.map(|wait| now.after(wait)),
+            deliver_at: self.deliver_in.map(|wait| now.after(wait)),
+            priority: self.priority.unwrap_or_default(),
             payload,
             ..crossdock_topics::Message::default()
         })
@@ -224,7 +251,7 @@ mod tests {
     use super::*;
 
     fn read(text: &str) -> Result<crossdock_topics::Message, Error> {
-        serde_json::from_str::<NewMessage>(text).unwrap().into_message()
+        serde_json::from_str::<NewMessage>(text).unwrap().into_message(Timestamp(1_000))
     }
 
     #[test]
@@ -232,6 +259,19 @@ mod tests {
         let message = read(r#"{"key": "k", "data": {"n": 12345678901234567890.10, "b":1}}"#).unwrap();
         assert_eq!(&message.payload[..], br#"{"n": 12345678901234567890.10, "b":1}"#);
         assert_eq!(message.content_type.as_deref(), Some("application/json"));
+    }
+
+    #[test]
+    fn times_count_from_when_it_is_published() {
+        let message = read(
+            r#"{"data": 1, "correlation_id": "c", "expires_in": "1h", "deliver_in": "500ms", "priority": 7}"#,
+        )
+        .unwrap();
+        assert_eq!(message.expires_at, Some(Timestamp(3_601_000)));
+        assert_eq!(message.deliver_at, Some(Timestamp(1_500)));
+        assert_eq!((message.priority, message.correlation_id.as_deref()), (7, Some("c")));
+        assert!(serde_json::from_str::<NewMessage>(r#"{"data": 1, "deliver_in": "soon"}"#).is_err());
+        assert!(Record::of(&read(r#"{"data": 1, "priority": 10}"#).unwrap()).is_err());
     }
 
     #[test]
@@ -264,7 +304,7 @@ mod tests {
         ] {
             let new = NewMessage::of(payload, Some(kind.to_owned()));
             let message = serde_json::from_str::<NewMessage>(&serde_json::to_string(&new).unwrap()).unwrap();
-            let message = message.into_message().unwrap();
+            let message = message.into_message(Timestamp(0)).unwrap();
             assert_eq!(message.payload, payload);
             let record = Record::of(&message).unwrap();
             let shown = Message::new("orders".parse().unwrap(), 1, Timestamp(0), &record);
@@ -278,6 +318,7 @@ mod tests {
         let plain = crossdock_topics::Message::new("\u{0}");
         message.correlation_id = Some("c".into());
         message.expires_at = Some(Timestamp(5));
+        message.deliver_at = Some(Timestamp(4));
         message.priority = 3;
         let topic: TopicName = "orders".parse().unwrap();
         for message in [message, plain] {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use crossdock_http::{Json, Result};
-use crossdock_topics::{Batch, Error, ErrorCode, StartAt, TopicName};
+use crossdock_topics::{Batch, Clock, Error, ErrorCode, StartAt, SystemClock, TopicName};
 use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -75,9 +75,10 @@ pub(super) async fn publish(
     if !(1..=MAX_MESSAGES).contains(&count) {
         return Err(Error::invalid(format!("messages has {count}, it can have 1 to {MAX_MESSAGES}")).into());
     }
+    let now = SystemClock.now();
     let mut batch = Batch::default();
     for (index, message) in request.messages.into_iter().enumerate() {
-        message.into_message().and_then(|message| batch.push(&message)).map_err(|mut error| {
+        message.into_message(now).and_then(|message| batch.push(&message)).map_err(|mut error| {
             error.message = format!("messages[{index}]: {}", error.message).into();
             error
         })?;
