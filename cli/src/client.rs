@@ -19,6 +19,8 @@ pub(crate) struct Client {
     http: reqwest::Client,
     context: Context,
     base: Url,
+    /// Contexts that lead elsewhere, for whoever finds nobody here.
+    others: Vec<String>,
 }
 
 impl Client {
@@ -34,7 +36,12 @@ impl Client {
             .redirect(reqwest::redirect::Policy::none())
             .build()
             .map_err(|cause| Error::internal(format!("cannot make an HTTP client: {cause}")))?;
-        Ok(Self { http, context, base })
+        Ok(Self { http, context, base, others: Vec::new() })
+    }
+
+    /// The same, knowing of other saved contexts: `NAME (URL)`.
+    pub(crate) fn beside(self, others: Vec<String>) -> Self {
+        Self { others, ..self }
     }
 
     /// The same user and connections at another server, such as the gateway.
@@ -176,10 +183,17 @@ impl Client {
         }
         let reason = root(cause);
         if cause.is_connect() || cause.is_timeout() {
-            return Error::new(ErrorCode::Unavailable, format!("cannot connect to {}: {reason}", self.base))
-                .hint(
-                    "is it running? Start it with `crossdock quickstart`, or point CROSSDOCK_URL elsewhere",
-                );
+            let error =
+                Error::new(ErrorCode::Unavailable, format!("cannot connect to {}: {reason}", self.base));
+            return error.hint(if self.others.is_empty() {
+                "is it running? Start it with `crossdock quickstart`, or point CROSSDOCK_URL elsewhere".into()
+            } else {
+                format!(
+                    "is it running? Start it with `crossdock quickstart`, or choose another with \
+                     `crossdock context use`: {}",
+                    self.others.join(", ")
+                )
+            });
         }
         Error::new(ErrorCode::Unavailable, format!("the connection to {} broke: {reason}", self.base))
             .hint("it may have been done or not; see `crossdock status`")

@@ -39,7 +39,7 @@ impl fmt::Debug for Context {
 }
 
 /// All saved contexts: `crossdock/contexts.json` in the user's configuration directory.
-#[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Contexts {
     /// The one that is used unless another is asked for.
@@ -81,6 +81,34 @@ impl Contexts {
         write_secret(&directory.join(FILE), &all)
     }
 
+    /// Makes a saved context the current one.
+    ///
+    /// # Errors
+    /// `NotFound` when none is saved under this name; when the file cannot be written.
+    pub(crate) fn choose(directory: &Path, name: &str) -> Result<(), Error> {
+        let mut all = Self::load(directory)?;
+        if !all.contexts.contains_key(name) {
+            return Err(all.unknown(name));
+        }
+        all.current = Some(name.to_owned());
+        write_secret(&directory.join(FILE), &all)
+    }
+
+    /// The saved contexts that lead elsewhere than to `url`, as `NAME (URL)`.
+    fn beside(&self, url: &str) -> Vec<String> {
+        let others = self.contexts.iter().filter(|(_, context)| context.url != url);
+        others.map(|(name, context)| format!("{name} ({})", context.url)).collect()
+    }
+
+    fn unknown(&self, name: &str) -> Error {
+        let known = self.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
+        Error::not_found("saved context", name).hint(if known.is_empty() {
+            "none is saved yet: start `crossdock quickstart`".to_owned()
+        } else {
+            format!("saved are: {known}")
+        })
+    }
+
     /// The context to use: the one asked for, or the current one.
     fn pick(mut self, asked: Option<&str>) -> Result<Option<Context>, Error> {
         let Some(name) = asked.or(self.current.as_deref()) else { return Ok(None) };
@@ -88,12 +116,7 @@ impl Contexts {
         if let Some(context) = self.contexts.remove(&name) {
             return Ok(Some(context));
         }
-        let known = self.contexts.keys().cloned().collect::<Vec<_>>().join(", ");
-        Err(Error::not_found("saved context", name).hint(if known.is_empty() {
-            "none is saved yet: start `crossdock quickstart`".to_owned()
-        } else {
-            format!("saved are: {known}")
-        }))
+        Err(self.unknown(&name))
     }
 }
 
@@ -182,16 +205,21 @@ impl Overrides {
     }
 }
 
-/// The context this command uses.
+/// The context this command uses, and the saved ones beside it; none when the environment says where to
+/// connect.
 ///
 /// # Errors
 /// Those of [`Contexts::load`] and [`Overrides::over`].
-pub(crate) fn resolve(asked: Option<&str>) -> Result<Context, Error> {
+pub(crate) fn resolve(asked: Option<&str>) -> Result<(Context, Vec<String>), Error> {
     let saved = match env::config_dir() {
         Some(directory) => Contexts::load(&directory)?,
         None => Contexts::default(),
     };
-    Overrides::from_env()?.over(saved, asked)
+    let overrides = Overrides::from_env()?;
+    let elsewhere = overrides.url.is_some();
+    let context = overrides.over(saved.clone(), asked)?;
+    let others = if elsewhere { Vec::new() } else { saved.beside(&context.url) };
+    Ok((context, others))
 }
 
 /// Writes a file that only its owner can read, in one step: whoever reads it sees the old or the new.
@@ -257,6 +285,19 @@ mod tests {
         let mode = fs::metadata(directory.join(FILE)).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
         assert_eq!(fs::read_dir(&directory).unwrap().count(), 1, "no part is left over");
+    }
+
+    #[test]
+    fn another_one_is_made_the_current_one() {
+        let directory = tempfile::tempdir().unwrap();
+        let directory = directory.path();
+        assert_eq!(Contexts::choose(directory, "home").unwrap_err().code, ErrorCode::NotFound);
+        Contexts::save(directory, "home", context("http://h:1", "hp")).unwrap();
+        Contexts::save(directory, "work", context("http://w:1", "wp")).unwrap();
+        Contexts::choose(directory, "home").unwrap();
+        assert_eq!(Contexts::load(directory).unwrap(), saved());
+        assert!(Contexts::choose(directory, "moon").unwrap_err().to_string().contains("home, work"));
+        assert_eq!(saved().beside("http://h:1"), ["work (http://w:1)"]);
     }
 
     #[test]

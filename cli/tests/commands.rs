@@ -361,3 +361,25 @@ async fn what_is_wrong_with_files_and_the_environment_is_said_before_connecting(
     assert!(exported.stderr.contains("passwords and API keys are not part of it"), "{}", exported.stderr);
     started.stop().await;
 }
+
+#[tokio::test]
+async fn with_two_platforms_one_is_chosen_and_the_other_is_named_when_it_is_gone() {
+    let mut sandbox = sandbox().start().await;
+    let first = data(&sandbox, "context ls -o name").await.trim_end().to_owned();
+    let gone = r#"{"current": "/gone", "contexts": {"/gone": {"url": "http://127.0.0.1:1", "user": "admin", "password": "geheim"}, "#;
+    let file = sandbox.bash("find . -name contexts.json").await.expect(0).stdout.trim_end().to_owned();
+    let saved = std::fs::read_to_string(sandbox.home().join(&file)).expect("the contexts");
+    let saved: Value = serde_json::from_str(&saved).expect("JSON");
+    sandbox.write(&file, &format!("{gone}\"{first}\": {}}}}}", saved["contexts"][&first]));
+
+    let lost = refused(&sandbox, 5, "status").await;
+    let lost = lost.split_whitespace().collect::<Vec<_>>().join(" ");
+    assert!(lost.contains("crossdock context use") && lost.contains(&first), "{lost}");
+    assert!(refused(&sandbox, 3, "context use /nowhere").await.contains("/gone"));
+    let listed = data(&sandbox, "context ls").await;
+    assert!(listed.contains("http://127.0.0.1:1") && !listed.contains("geheim"), "{listed}");
+    let chosen = json_of(&sandbox, &format!("context use {first}")).await;
+    assert_eq!(chosen["current"], true);
+    let _ = json_of(&sandbox, "status").await;
+    sandbox.stop().await;
+}

@@ -4,6 +4,7 @@ mod apply;
 mod bench;
 mod channel;
 mod completion;
+mod context;
 mod dlq;
 mod export;
 mod permission;
@@ -19,9 +20,9 @@ mod user;
 use clap::{Parser, Subcommand};
 
 use crate::client::Client;
+use crate::env;
 use crate::failure::Result;
 use crate::output::{Format, Output};
-use crate::{context, env};
 
 /// An integration platform with a durable topic broker at its centre
 #[derive(Debug, Parser)]
@@ -78,6 +79,7 @@ enum Command {
     User(user::Arguments),
     Permission(permission::Arguments),
     Channel(channel::Arguments),
+    Context(context::Arguments),
     Bench(bench::Arguments),
     Completion(completion::Arguments),
 }
@@ -97,7 +99,8 @@ impl Caller {
 
     /// A client of the server that the environment or the saved context names.
     fn connect(&self) -> Result<Client> {
-        Ok(Client::new(context::resolve(self.context.as_deref())?)?)
+        let (context, others) = crate::context::resolve(self.context.as_deref())?;
+        Ok(Client::new(context)?.beside(others))
     }
 }
 
@@ -127,6 +130,7 @@ impl Arguments {
             Command::User(arguments) => arguments.run(&caller).await,
             Command::Permission(arguments) => arguments.run(&caller).await,
             Command::Channel(arguments) => arguments.run(&caller).await,
+            Command::Context(arguments) => arguments.run(&caller),
             Command::Bench(arguments) => arguments.run(&caller).await,
             Command::Completion(arguments) => arguments.run(),
         }
