@@ -37,7 +37,10 @@ impl Failures {
 
 /// What is said of a subscription that someone has deleted while its service runs.
 pub(crate) fn missing(name: &SubscriptionName) -> String {
-    format!("subscription {name} is missing: nothing is consumed from it; deploy again or create it")
+    format!(
+        "subscription {name} is missing: nothing is consumed from it; deploy again, or create it: \
+         crossdock sub create {name} --topic TOPIC"
+    )
 }
 
 /// One line: which message of which subscription, which attempt of how many, why, and what becomes of it.
