@@ -248,6 +248,15 @@ async fn given_a_disk_that_fills_up_when_published_to_should_refuse_say_why_and_
     assert!(health.status == 503 || health.json()["ready"] == false, "{}", health.text());
 
     sandbox.kill().await;
+    // Still full: nothing is damaged, and nobody is sent to look for a backup.
+    let before = sandbox.log().len();
+    let refused = sandbox.try_start().await;
+    let said = sandbox.log()[before..].to_owned();
+    if refused.is_err() {
+        assert!(said.contains("space") && !said.contains("backup"), "{said}");
+    } else {
+        sandbox.kill().await;
+    }
     sandbox.grow_disk(256).await;
     sandbox.start().await;
     let stored: BTreeSet<u64> = sandbox
