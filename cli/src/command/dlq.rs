@@ -243,7 +243,7 @@ impl Show for DeadLetter {
             self.deliveries.to_string(),
             self.by.clone().unwrap_or_default(),
             self.at.to_string(),
-            message::one_line(self.reason.lines().next_back().unwrap_or_default()),
+            message::one_line(gist(&self.reason)),
         ]
     }
 
@@ -265,5 +265,23 @@ impl Show for DeadLetter {
             None => all.push(("data", "dropped by the topic's retention since".into())),
         }
         all
+    }
+}
+/// The line of a reason that says most: a traceback's last one, anything else's first.
+fn gist(reason: &str) -> &str {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default();
+    if first.starts_with("Traceback") { lines.next_back().unwrap_or(first) } else { first }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_reason_in_one_line_is_the_exception_or_how_the_process_ended() {
+        assert_eq!(gist("Traceback (most recent call last):\n  File\nValueError: bad"), "ValueError: bad");
+        assert_eq!(gist("the process exited with status 9\nlast words"), "the process exited with status 9");
+        assert_eq!(gist(""), "");
     }
 }
