@@ -313,7 +313,7 @@ async fn a_second_interrupt_ends_it_at_once() {
     sandbox.signal("INT").await;
     let began = std::time::Instant::now();
     sandbox.wait().await;
-    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    assert!(began.elapsed() < Duration::from_secs(8), "{:?}", began.elapsed());
     assert!(sandbox.log().contains("ended at once"), "{}", sandbox.log());
     assert!(asked.await.expect("the request").is_err(), "it was cut off");
 }

@@ -48,9 +48,9 @@ pub enum ServiceState {
     Starting,
     /// It takes messages and requests.
     Running,
-    /// Someone paused it.
+    /// Someone paused it, or it was paused because its processes crash too often; then the reason says so.
     Paused,
-    /// It was given up after too many crashes; the reason says why.
+    /// The version cannot be started; the reason says why.
     Failed,
     /// It has ended, with its server or because it was removed.
     Stopped,

@@ -78,7 +78,8 @@ fn judge(
             return unheard(record, member);
         };
         let wanted = if record.paused { ServiceState::Paused } else { ServiceState::Running };
-        settled &= status.state == wanted || status.state == ServiceState::Failed;
+        let over = [wanted, ServiceState::Failed, ServiceState::Paused];
+        settled &= over.contains(&status.state);
         ready &= status.state == wanted;
         status
     });
@@ -124,10 +125,11 @@ mod tests {
 
     #[test]
     fn a_rollout_is_over_when_every_member_has_reported_the_version() {
-        use ServiceState::{Failed, Running, Starting};
+        use ServiceState::{Failed, Paused, Running, Starting};
         let ready = (reported("a", "v2", Running), 11);
         assert_eq!(judged(vec![ready.clone(), (reported("b", "v2", Running), 12)]), (true, true));
         assert_eq!(judged(vec![ready.clone(), (reported("b", "v2", Failed), 12)]), (true, false));
+        assert_eq!(judged(vec![ready.clone(), (reported("b", "v2", Paused), 12)]), (true, false));
         assert_eq!(judged(vec![ready.clone(), (reported("b", "v2", Starting), 12)]), (false, false));
         assert_eq!(judged(vec![ready.clone(), (reported("b", "v1", Running), 12)]), (false, false));
         assert_eq!(judged(vec![ready.clone(), (reported("b", "v2", Running), 9)]), (false, false));

@@ -218,7 +218,7 @@ impl Service {
             Some(reason) => {
                 self.stop(Duration::ZERO).await;
                 self.restarts = standing.restarts;
-                self.report(&version, ServiceState::Failed, Some(reason));
+                self.report(&version, ServiceState::Paused, Some(reason));
             }
             None => {
                 let missing: Vec<_> = standing.missing.iter().map(missing).collect();

@@ -98,7 +98,7 @@ def spin(n):
     let error = stuck.unwrap_err();
     assert_eq!(error.code, ErrorCode::Timeout, "{error}");
     assert_eq!(value(fine), json!(2));
-    assert!(begun.elapsed() < Duration::from_secs(3), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
     house.close().await;
 }
 
@@ -188,7 +188,7 @@ def work(n, ctx): os._exit(4)
     house
         .until("it is given up", || async {
             let _ = house.ask("crashes", json!(1)).await;
-            house.status("crashes").await.is_some_and(|s| s.state == ServiceState::Failed)
+            house.status("crashes").await.is_some_and(|s| s.state == ServiceState::Paused)
         })
         .await;
     let given_up = house.status("crashes").await.unwrap();

@@ -43,7 +43,7 @@ async fn a_deployment_is_answered_when_every_member_has_reported() {
     assert_eq!(done["servers"].as_array().unwrap().len(), 2);
 
     let again = deploy(&server, json!({"source": "a", "wait": "20s"})).await.expect(200);
-    assert!(again.took < Duration::from_secs(2), "it took {:?}", again.took);
+    assert!(again.took < Duration::from_secs(10), "it took {:?}", again.took);
     assert_eq!((&again.json()["changed"], &again.json()["ready"]), (&json!(false), &json!(true)));
 
     worker::report(&server.broker, "one", "route", &version("b"), Running);
