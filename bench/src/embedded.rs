@@ -74,7 +74,7 @@ async fn window(
             for _ in 0..per_call {
                 batch.push(&message)?;
             }
-            under_way.push_back((Instant::now(), log.publish(topic, batch, None)));
+            under_way.push_back((Instant::now(), log.publish(topic, batch, Default::default())));
         }
         // They are answered in their order.
         let Some((begin, published)) = under_way.pop_front() else { break };
@@ -143,7 +143,7 @@ async fn fill(log: &dyn Log, topic: &TopicName, size: usize, messages: u64) -> R
             batch.push(&message)?;
         }
         left -= batch.len() as u64;
-        under_way.push_back(log.publish(topic, batch, None));
+        under_way.push_back(log.publish(topic, batch, Default::default()));
         if under_way.len() > 8
             && let Some(oldest) = under_way.pop_front()
         {

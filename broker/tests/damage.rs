@@ -38,7 +38,7 @@ async fn publish(broker: &Embedded, topic: &str, count: usize) {
         for n in run {
             batch.push(&scratch::message(content(topic, *n))).unwrap();
         }
-        broker.publish(&name, batch, None).await.unwrap();
+        broker.publish(&name, batch, Default::default()).await.unwrap();
     }
 }
 

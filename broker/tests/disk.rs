@@ -36,7 +36,10 @@ async fn a_second_broker_on_the_same_directory_is_refused() {
     let said = other_process("open", dir.path(), "");
     assert!(said.contains("refused: "), "another process opened it too: {said}");
     // The first one is none the worse for it.
-    broker.publish(&broker_topic, Batch::of(&scratch::message("x")).unwrap(), None).await.unwrap();
+    broker
+        .publish(&broker_topic, Batch::of(&scratch::message("x")).unwrap(), Default::default())
+        .await
+        .unwrap();
     broker.close().await;
     drop(broker);
     assert!(other_process("open", dir.path(), "").contains("opened"), "after closing it can be opened");
@@ -96,7 +99,7 @@ async fn fill(dir: &Path) {
     let mut first = None;
     for n in 0..4000 {
         let batch = Batch::of(&scratch::message(payload(n))).unwrap();
-        match broker.publish(&topic, batch, None).await {
+        match broker.publish(&topic, batch, Default::default()).await {
             Ok(_) => say(&format!("acknowledged {n}")),
             Err(error) => {
                 first = Some(error);
@@ -113,7 +116,10 @@ async fn fill(dir: &Path) {
     // It never carries on, and the first reason stays.
     for _ in 0..3 {
         let answers = [
-            broker.publish(&topic, Batch::of(&scratch::message("x")).unwrap(), None).await.map(|_| ()),
+            broker
+                .publish(&topic, Batch::of(&scratch::message("x")).unwrap(), Default::default())
+                .await
+                .map(|_| ()),
             broker.put("key", "value".into(), Expect::Any, None).await.map(|_| ()),
             broker.put_topic(Topic::new("other".parse().unwrap()), Expect::Any).await.map(|_| ()),
             broker
@@ -159,7 +165,10 @@ async fn a_disk_that_fails_is_told_and_nothing_acknowledged_is_lost() {
         }
         assert!(broker.health().ready);
         let batch = Batch::of(&scratch::message("after")).unwrap();
-        assert_eq!(broker.publish(&topic, batch, None).await.unwrap().first, stored.len() as u64);
+        assert_eq!(
+            broker.publish(&topic, batch, Default::default()).await.unwrap().first,
+            stored.len() as u64
+        );
         broker.close().await;
     }
 }

@@ -59,7 +59,7 @@ fn message(n: u64) -> Message {
 
 async fn publish(broker: &Embedded, numbers: std::ops::Range<u64>) {
     for n in numbers {
-        broker.publish(&orders(), Batch::of(&message(n)).unwrap(), None).await.unwrap();
+        broker.publish(&orders(), Batch::of(&message(n)).unwrap(), Default::default()).await.unwrap();
     }
 }
 
@@ -97,7 +97,7 @@ async fn write_the_directory() {
     publish(&broker, 0..20).await;
     for n in 0..5 {
         let batch = Batch::of(&message(n)).unwrap();
-        broker.publish(&limited.name, batch, None).await.unwrap();
+        broker.publish(&limited.name, batch, Default::default()).await.unwrap();
     }
     while broker.topic(&limited.name).await.unwrap().head < 3 {
         tokio::time::sleep(Duration::from_millis(20)).await;
@@ -170,13 +170,14 @@ async fn check(broker: &Embedded, again: bool) {
     assert_eq!(told, [(1, "no such customer", Some("billing@1")), (5, "too late", Some("billing@1"))]);
     let progress = broker.subscription(&sub()).await.unwrap().topics.remove(0);
     assert_eq!((progress.set_aside, progress.dead_letters), (2, 2), "one failed, one was held");
-    let receipts = broker.publish(&orders(), Batch::of(&message(22)).unwrap(), None).await.unwrap();
+    let receipts =
+        broker.publish(&orders(), Batch::of(&message(22)).unwrap(), Default::default()).await.unwrap();
     assert_eq!(receipts.duplicates, [(0, 22)]);
     let taken = take(broker, 100).await;
     let offsets: Vec<u64> = taken.iter().map(|delivery| delivery.offset).collect();
     assert_eq!(offsets, [3].into_iter().chain(6..25).collect::<Vec<_>>());
     broker.settle(&sub(), Settlement::ack(taken.iter().map(|delivery| delivery.id))).await.unwrap();
-    assert_eq!(broker.redrive(&sub(), Selection::These(vec![(orders(), 1)])).await.unwrap(), 1);
+    assert_eq!(broker.redrive(&sub(), Selection::These(vec![(orders(), 1)]).into()).await.unwrap(), 1);
     let back = take(broker, 1).await;
     assert_eq!((back[0].offset, back[0].attempt), (1, 1));
     say(broker, &back[0], Outcome::Ack).await;

@@ -10,9 +10,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use crate::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Durability, Expect, Health, Message, Published,
-    Reply, Request, Result, Revision, Selection, ServiceName, Settled, Settlement, StartAt, Store, Stored,
-    Subscription, SubscriptionInfo, SubscriptionName, Topic, TopicInfo, TopicName,
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Expect, Explanation, Health, Message, ParkedKey,
+    PublishOptions, Published, Redrive, Reply, Request, Result, Revision, Selection, ServiceName, Settled,
+    Settlement, StartAt, Store, Stored, Subscription, SubscriptionInfo, SubscriptionName, Topic, TopicInfo,
+    TopicName,
 };
 
 /// Topics: durable, ordered logs of messages.
@@ -21,9 +22,11 @@ use crate::{
 ///   acknowledged `fsync` message survives `kill -9` and power loss. No message is visible to any reader
 ///   before it is as durable as promised.
 /// * **Promise 2, order.** A topic's messages have one order, the same for all readers, without holes in the
-///   offsets. Batches are stored in the order in which `publish` was called, each in one piece.
+///   offsets (but those that compaction leaves). Batches are stored in the order in which `publish` was called,
+///   each in one piece.
 /// * **Promise 5, once.** An id published again within the topic's window is stored once; the second receipt
-///   says `duplicate` and names the first one's offset. Restarts do not forget.
+///   says `duplicate` and names the first one's offset. The same for a batch that names its [`crate::Source`], as a
+///   whole: sent again, it gets the receipts of the first time. Restarts do not forget.
 /// * **Promise 7, backpressure.** What waits to be stored is bounded; beyond that `publish` refuses with
 ///   `Overloaded` and stores nothing. Retention drops messages that a subscription has not settled only if the
 ///   topic says so, and [`TopicInfo::held_by`] says who holds them.
@@ -54,14 +57,22 @@ pub trait Log: Send + Sync + 'static {
     /// What is known of all topics, the system's own included, by name.
     async fn topics(&self) -> Result<Vec<TopicInfo>>;
 
+    /// Drops messages from the oldest on: all that are stored now, or those before an offset; gives the first offset
+    /// that is kept. Unlike retention it asks nobody: what subscriptions have not settled, and their dead letters, go too.
+    ///
+    /// # Errors
+    /// `NotFound`; `InvalidArgument` for an offset beyond the tail.
+    async fn purge(&self, name: &TopicName, before: Option<u64>) -> Result<u64>;
+
     /// Publishes a batch, in one piece. The batch has its place in the order when this returns; the future
-    /// resolves when it is as durable as the topic asks, or as `durability` asks if that is more. Await it
+    /// resolves when it is as durable as the topic asks, or as the options ask if that is more. Await it
     /// where convenient: many may be under way.
     ///
     /// # Errors
     /// Of the future: `NotFound`, `InvalidArgument` (an empty batch, or a durability that this engine cannot give), `TooLarge` (a payload over the topic's
-    /// limit), `Overloaded` (wait for [`Log::room`]), `Unavailable` (promise 8). Nothing is stored then.
-    fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Published;
+    /// limit), `Conflict` (what was expected is not so), `Overloaded` (wait for [`Log::room`]), `Unavailable`
+    /// (promise 8). Nothing is stored then.
+    fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Published;
 
     /// Resolves when there is room to publish again after `Overloaded`; also when the broker is closed.
     async fn room(&self);
@@ -145,7 +156,7 @@ pub trait Subscriptions: Send + Sync + 'static {
     /// Joins as a consumer.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`; `Conflict` when it is exclusive and another one has joined.
     async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId>;
 
     /// Leaves: what the consumer still holds is given back at once, and no failure is counted. Returns at once
@@ -185,11 +196,53 @@ pub trait Subscriptions: Send + Sync + 'static {
         max: usize,
     ) -> Result<Vec<DeadLetter>>;
 
-    /// Delivers dead letters again, at once and with their failures forgotten; gives how many.
-    async fn redrive(&self, name: &SubscriptionName, selection: Selection) -> Result<usize>;
+    /// Delivers dead letters again, with their failures forgotten; gives how many.
+    ///
+    /// # Errors
+    /// `NotFound`, `InvalidArgument` (a rate that is none).
+    async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize>;
 
-    /// Forgets dead letters; gives how many.
-    async fn discard(&self, name: &SubscriptionName, selection: Selection) -> Result<usize>;
+    /// Forgets dead letters; gives how many. With `dry_run` it only counts them.
+    async fn discard(&self, name: &SubscriptionName, selection: Selection, dry_run: bool) -> Result<usize>;
+
+    /// Replaces what this subscription is given when a dead letter is delivered again. The log stays as it is, and
+    /// so does what other subscriptions get; the key, where order is by key, stays too.
+    ///
+    /// # Errors
+    /// `NotFound` when it is no dead letter of this subscription; `TooLarge`; `InvalidArgument`.
+    async fn edit_dead_letter(
+        &self,
+        name: &SubscriptionName,
+        topic: &TopicName,
+        offset: u64,
+        message: Message,
+    ) -> Result<()>;
+
+    /// Pauses (nothing is delivered; what consumers hold can be settled) or resumes. It survives a restart and a
+    /// changed definition.
+    async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()>;
+
+    /// Moves the subscription's place, in all its topics or in one: everything from there on is delivered (again),
+    /// nothing before it. Deliveries that are under way become stale; failures are forgotten; dead letters from
+    /// there on are none any more, those before stay.
+    ///
+    /// # Errors
+    /// `NotFound` (subscription, or a topic that it does not read).
+    async fn seek(&self, name: &SubscriptionName, topic: Option<&TopicName>, to: StartAt) -> Result<()>;
+
+    /// The keys that are parked, by topic and offset, at most `max`.
+    async fn parked_keys(&self, name: &SubscriptionName, max: usize) -> Result<Vec<ParkedKey>>;
+
+    /// Lets a parked key go on, in every topic of the subscription in which it is parked: with its message delivered
+    /// again and its failures forgotten, or with `give_up`, with the message put to the dead letters. Gives how many
+    /// were parked.
+    async fn release_key(&self, name: &SubscriptionName, key: &str, give_up: bool) -> Result<usize>;
+
+    /// What has become of a message, and what it waits for, in each subscription.
+    ///
+    /// # Errors
+    /// `NotFound` when there is no such topic.
+    async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation>;
 }
 
 /// Requests to services by name, with a reply. They are not stored: whoever needs that publishes.

@@ -59,7 +59,7 @@ impl<'de> Deserialize<'de> for DeliveryId {
 }
 
 /// One of the consumers that share a subscription.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ConsumerId(pub u64);
 
 /// A message handed to a consumer, on a lease.

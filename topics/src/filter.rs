@@ -1,53 +1,52 @@
-//! Places in a log, and choices among messages.
+//! Which messages a subscription is about.
 
-use std::str::FromStr;
+use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Error, Timestamp, TopicName};
+use crate::{Error, Record};
 
-/// A place in a topic's log.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum StartAt {
-    /// The oldest message that is kept.
-    #[default]
-    Start,
-    /// After the newest message: only what comes later.
-    End,
-    /// The first message kept at or after this offset.
-    Offset(u64),
-    /// The first message kept that was stored at or after this moment.
-    Time(Timestamp),
+/// The longest program, in bytes.
+pub const MAX_PROGRAM: usize = 4096;
+
+/// A choice among messages, evaluated by the broker. All that is given must be true.
+///
+/// A message of which the program cannot be evaluated (its payload is not JSON, the program fails or runs on for too long)
+/// is delivered: a filter never loses what it does not understand.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Filter {
+    /// The message has these headers with exactly these values.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+    pub headers: BTreeMap<String, String>,
+    /// A jq program over the payload as JSON, such as `.total > 100`; its first result decides, where `false` and
+    /// `null` mean no.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub jq: Option<String>,
 }
 
-impl FromStr for StartAt {
-    type Err = Error;
-
-    /// Reads `start`, `end`, an offset, or an RFC 3339 moment.
-    fn from_str(text: &str) -> Result<Self, Error> {
-        match text {
-            "start" => Ok(Self::Start),
-            "end" => Ok(Self::End),
-            _ => {
-                if let Ok(offset) = text.parse() {
-                    return Ok(Self::Offset(offset));
-                }
-                text.parse().map(Self::Time).map_err(|_| {
-                    Error::invalid(format!("{text:?} is not a place in a topic"))
-                        .hint("use start, end, an offset, or a moment like 2026-11-22T17:00:00Z")
-                })
-            }
+impl Filter {
+    /// Checks its limits. Whether the program is one is found out by the engine that compiles it.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::InvalidArgument`].
+    pub fn check(&self) -> Result<(), Error> {
+        if self.headers.is_empty() && self.jq.is_none() {
+            return Err(
+                Error::invalid("the filter asks for nothing").hint("give `headers` or `jq`, or leave it out")
+            );
         }
+        if self.headers.len() > 32 || self.jq.as_ref().is_some_and(|program| program.len() > MAX_PROGRAM) {
+            return Err(Error::invalid(format!(
+                "a filter can have at most 32 headers and a program of {MAX_PROGRAM} bytes"
+            )));
+        }
+        Ok(())
     }
-}
 
-/// Which dead letters of a subscription are meant.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Selection {
-    /// Every one.
-    All,
-    /// These, by topic and offset.
-    These(Vec<(TopicName, u64)>),
+    /// Whether the message has the headers that are asked for.
+    #[must_use]
+    pub fn has_headers(&self, record: &Record) -> bool {
+        self.headers.iter().all(|(name, value)| record.headers().any(|(n, v)| n == name && v == value))
+    }
 }

@@ -4,12 +4,64 @@ use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
 use crate::{Durability, Error, ErrorCode};
 
+/// What a publisher asks for beside its messages. By default nothing.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PublishOptions {
+    /// How safe the batch must be before it is acknowledged, if more than the topic asks.
+    pub durability: Option<Durability>,
+    /// What must be true of the log for the batch to be stored.
+    pub expected: Option<Expected>,
+    /// Which batch of which publisher this is, so that sending it again stores it once.
+    pub source: Option<Source>,
+}
+
+impl From<Durability> for PublishOptions {
+    fn from(durability: Durability) -> Self {
+        Self { durability: Some(durability), ..Self::default() }
+    }
+}
+
+/// An optimistic append: what must be true of a topic's log for a batch to be stored. Otherwise the publish fails
+/// with [`ErrorCode::Conflict`], which names what is there, and stores nothing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Expected {
+    /// The newest message of the topic has this offset; `None`: nothing has ever been stored in it.
+    Last(Option<u64>),
+    /// The newest message of this key has this offset; `None`: the log holds none. Only for topics that are
+    /// compacted by key, which know the newest message of each.
+    LastOfKey(String, Option<u64>),
+}
+
+/// Names a batch of a publisher that may have to send it again without knowing whether it arrived. Its batches to
+/// one topic are stored once each, whether or not their messages have ids.
+///
+/// A publisher counts its batches to each topic from 0, sends them in that order, and has at most
+/// [`Source::MAX_UNDER_WAY`] without an answer. It is remembered, across restarts, for as long as it publishes and for
+/// the topic's dedup window (at least a minute) afterwards. One whose batch comes out of order is refused with
+/// [`ErrorCode::Conflict`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub struct Source {
+    /// The publisher: a random number of its own choice.
+    pub publisher: u128,
+    /// Which of its batches to this topic it is.
+    pub sequence: u64,
+    /// All batches before this one have been answered, so their receipts need not be remembered.
+    pub answered: u64,
+}
+
+impl Source {
+    /// How many batches of one publisher to one topic may be under way.
+    pub const MAX_UNDER_WAY: u64 = 128;
+}
+
 /// What a publisher holds for one message.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipt {
     /// Where the message lies in its topic; for a duplicate, where the first one lies.
     pub offset: u64,
@@ -20,7 +72,7 @@ pub struct Receipt {
 }
 
 /// The receipts of one batch. Messages that were stored lie one after another from `first`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Receipts {
     /// The offset of the first message that was stored; without one, where it would have been.
     pub first: u64,

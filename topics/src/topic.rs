@@ -94,6 +94,12 @@ pub struct Retention {
     /// Whether retention may drop messages that a subscription has not settled yet, or keeps as dead letters.
     /// Unless it may, such messages stay, and [`TopicInfo::held_by`] says for whom.
     pub drop_unread: bool,
+    /// Keeps only the newest message of each key, beside what the limits say: older ones with the same key go, one by
+    /// one, once every subscription has settled them (or at once with `drop_unread`), and leave gaps in the offsets.
+    /// Messages without a key stay. A newest message with an empty payload says that the key is gone: it goes
+    /// too, a day after it was stored.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub compact: bool,
 }
 
 impl Default for Retention {
@@ -103,6 +109,7 @@ impl Default for Retention {
             max_bytes: None,
             max_messages: None,
             drop_unread: false,
+            compact: false,
         }
     }
 }

@@ -279,7 +279,7 @@ fn refused(error: &Error, service: &ServiceName) -> Error {
 
 async fn publish(broker: &dyn Broker, batches: Vec<(TopicName, Batch)>) -> Result<(), Error> {
     let published: Vec<_> =
-        batches.into_iter().map(|(topic, batch)| broker.publish(&topic, batch, None)).collect();
+        batches.into_iter().map(|(topic, batch)| broker.publish(&topic, batch, Default::default())).collect();
     for receipt in published {
         receipt.await?;
     }

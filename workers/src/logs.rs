@@ -238,10 +238,10 @@ impl Writer {
 
     /// Publishes, and makes the topic again should someone have deleted it.
     async fn publish(&self, batch: Batch) -> Result<()> {
-        match self.log.publish(&self.topic, batch.clone(), None).await {
+        match self.log.publish(&self.topic, batch.clone(), Default::default()).await {
             Err(error) if error.code == ErrorCode::NotFound => {
                 self.log.put_topic(definition(&self.topic), Expect::Any).await?;
-                self.log.publish(&self.topic, batch, None).await.map(drop)
+                self.log.publish(&self.topic, batch, Default::default()).await.map(drop)
             }
             published => published.map(drop),
         }

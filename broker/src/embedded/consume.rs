@@ -6,15 +6,16 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Fetch, Outcome, Record, Result,
-    Revision, Selection, Settled, Settlement, Subscription, SubscriptionInfo, SubscriptionName,
-    Subscriptions, Timestamp, TopicName,
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Explanation, Fetch, Message, Outcome,
+    ParkedKey, Record, Redrive, Result, Revision, Selection, Settled, Settlement, StartAt, Subscription,
+    SubscriptionInfo, SubscriptionName, Subscriptions, Timestamp, TopicName,
 };
 use tokio::time::Instant;
 
 use super::block::Block;
 use super::keys;
 use super::log::{READ_BYTES, TopicLog};
+use super::publish::unbuilt;
 use super::subscription::{SubscriptionState, Taken};
 use super::writer::Command;
 use super::{Embedded, LONGEST_WAIT, Shared};
@@ -247,12 +248,48 @@ impl Subscriptions for Embedded {
         Ok(letters)
     }
 
-    async fn redrive(&self, name: &SubscriptionName, selection: Selection) -> Result<usize> {
-        self.revive(name, selection, true).await
+    async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize> {
+        if redrive.rate.is_some() || redrive.dry_run {
+            return Err(unbuilt("redriving at a rate, or only to see"));
+        }
+        self.revive(name, redrive.selection, true).await
     }
 
-    async fn discard(&self, name: &SubscriptionName, selection: Selection) -> Result<usize> {
+    async fn discard(&self, name: &SubscriptionName, selection: Selection, dry_run: bool) -> Result<usize> {
+        if dry_run {
+            return Err(unbuilt("discarding only to see"));
+        }
         self.revive(name, selection, false).await
+    }
+
+    async fn edit_dead_letter(
+        &self,
+        _name: &SubscriptionName,
+        _topic: &TopicName,
+        _offset: u64,
+        _message: Message,
+    ) -> Result<()> {
+        Err(unbuilt("editing a dead letter"))
+    }
+
+    async fn set_paused(&self, _name: &SubscriptionName, _paused: bool) -> Result<()> {
+        Err(unbuilt("pausing"))
+    }
+
+    async fn seek(&self, _name: &SubscriptionName, _topic: Option<&TopicName>, _to: StartAt) -> Result<()> {
+        Err(unbuilt("seeking"))
+    }
+
+    async fn parked_keys(&self, _name: &SubscriptionName, _max: usize) -> Result<Vec<ParkedKey>> {
+        Err(unbuilt("listing parked keys"))
+    }
+
+    async fn release_key(&self, _name: &SubscriptionName, _key: &str, _give_up: bool) -> Result<usize> {
+        Err(unbuilt("releasing a key"))
+    }
+
+    async fn explain(&self, _topic: &TopicName, _offset: u64) -> Result<Explanation> {
+        Err(unbuilt("explaining"))
     }
 }
 
@@ -263,6 +300,7 @@ impl Embedded {
         let which = match selection {
             Selection::All => None,
             Selection::These(these) => Some(these),
+            Selection::Matching(_) => return Err(unbuilt("choosing dead letters by a filter")),
         };
         self.shared.ask(|answer| Command::Revive { subscription, which, redrive, answer }).await
     }

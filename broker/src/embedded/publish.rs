@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, Durability, Error, ErrorCode, Expect, Log, Page, Published, Result, Revision, StartAt, Stored,
-    Topic, TopicInfo, TopicName,
+    Batch, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Result, Revision,
+    StartAt, Stored, Topic, TopicInfo, TopicName,
 };
 use tokio::time::Instant;
 
@@ -36,8 +36,12 @@ impl Shared {
         Ok(())
     }
 
-    fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Result<Published> {
+    fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Result<Published> {
         self.check_open()?;
+        if options.expected.is_some() || options.source.is_some() {
+            return Err(unbuilt("publishing with an expectation or a source"));
+        }
+        let durability = options.durability;
         let log = self.topic(topic)?;
         self.admit(&log, &batch)?;
         let least = log.definition().0.durability;
@@ -81,6 +85,11 @@ impl Shared {
     }
 }
 
+/// What the contract has and this engine does not have yet.
+pub(super) fn unbuilt(what: &str) -> Error {
+    Error::internal(format!("{what} is not built yet"))
+}
+
 fn check_durability(durability: Durability) -> Result<()> {
     if durability > Durability::Fsync {
         return Err(Error::invalid(format!("{durability} needs a cluster, this broker is one process"))
@@ -111,8 +120,12 @@ impl Log for Embedded {
         Ok(topics)
     }
 
-    fn publish(&self, topic: &TopicName, batch: Batch, durability: Option<Durability>) -> Published {
-        self.shared.publish(topic, batch, durability).unwrap_or_else(Published::refused)
+    async fn purge(&self, _name: &TopicName, _before: Option<u64>) -> Result<u64> {
+        Err(unbuilt("purge"))
+    }
+
+    fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Published {
+        self.shared.publish(topic, batch, options).unwrap_or_else(Published::refused)
     }
 
     async fn room(&self) {

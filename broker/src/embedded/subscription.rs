@@ -422,6 +422,8 @@ impl SubscriptionState {
             .map(|member| {
                 let (in_flight, set_aside, dead_letters) = member.group.counts();
                 TopicProgress {
+                    behind_key: 0,
+                    parked_keys: 0,
                     topic: member.log.name.clone(),
                     next: member.group.next(),
                     waiting: member.log.tail().saturating_sub(member.group.next().max(member.log.head())),
@@ -433,6 +435,7 @@ impl SubscriptionState {
             .collect();
         topics.sort_by(|a, b| a.topic.cmp(&b.topic));
         SubscriptionInfo {
+            paused: false,
             subscription: (*inner.definition).clone(),
             revision: inner.revision,
             consumers: inner.consumers.len(),

@@ -105,7 +105,7 @@ async fn publish(broker: Arc<Embedded>, publisher: &str, topic: &str, next: u64,
                 let text = format!("{publisher}-{n}");
                 batch.push(&Message::new(text.clone()).with_id(text)).unwrap();
             }
-            under_way.push_back((number, broker.publish(&name, batch, None)));
+            under_way.push_back((number, broker.publish(&name, batch, Default::default())));
             number += size;
         }
         let (first, published) = under_way.pop_front().unwrap();

@@ -101,6 +101,7 @@ impl Create {
                 max_bytes: self.max_bytes.map(|size| size.0),
                 max_messages: self.max_messages,
                 drop_unread: self.drop_unread,
+                compact: false,
             },
             dedup_window: self.dedup_window.unwrap_or(usual.dedup_window),
             max_message_bytes: self.max_message_bytes.map_or(usual.max_message_bytes, Size::bytes),

@@ -87,7 +87,7 @@ pub(super) async fn redrive(
     Named(name): Named<SubscriptionName>,
     Json(selection): Json<DeadLetterSelection>,
 ) -> Result<Json<Count>> {
-    let count = server.broker.redrive(&name, selection.into_selection()?).await?;
+    let count = server.broker.redrive(&name, selection.into_selection()?.into()).await?;
     Ok(Json(Count { count }))
 }
 
@@ -104,6 +104,6 @@ pub(super) async fn discard(
     Named(name): Named<SubscriptionName>,
     Json(selection): Json<DeadLetterSelection>,
 ) -> Result<Json<Count>> {
-    let count = server.broker.discard(&name, selection.into_selection()?).await?;
+    let count = server.broker.discard(&name, selection.into_selection()?, false).await?;
     Ok(Json(Count { count }))
 }

@@ -83,7 +83,7 @@ pub(super) async fn publish(
             error
         })?;
     }
-    let publishing = server.broker.publish(&topic, batch, None);
+    let publishing = server.broker.publish(&topic, batch, Default::default());
     let receipts = tokio::time::timeout(Server::PUBLISH, publishing).await.map_err(|_| {
         Error::new(ErrorCode::Timeout, format!("the broker did not answer in {:?}", Server::PUBLISH))
             .hint("the messages may be stored or not; publish them again, with ids they are stored once")

@@ -198,7 +198,7 @@ async fn the_log_shows_its_end_and_goes_on_from_there() {
         batch.push(&line).unwrap();
     }
     batch.push(&Message::new(&b"\xff!"[..])).unwrap();
-    server.broker.publish(&topic, batch, None).await.unwrap();
+    server.broker.publish(&topic, batch, Default::default()).await.unwrap();
     let last = admin.get("/api/v1/services/route/logs?max=3").await.expect(200).json();
     let lines: Vec<_> = last["lines"].as_array().unwrap().iter().map(|line| line["line"].clone()).collect();
     assert_eq!(lines, [json!("line 8"), json!("line 9"), json!("\u{fffd}!")]);

@@ -54,7 +54,7 @@ pub(super) async fn publish(
         message.payload = taken.bytes.clone();
         Batch::of(&message)?
     };
-    let receipts = stored(gateway.broker.publish(&topic, batch, None), PATIENCE).await?;
+    let receipts = stored(gateway.broker.publish(&topic, batch, Default::default()), PATIENCE).await?;
     Ok(receipt(StatusCode::CREATED, &topic, &receipts))
 }
 

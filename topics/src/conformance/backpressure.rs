@@ -18,7 +18,7 @@ pub(super) async fn a_full_queue_refuses_and_stores_nothing_of_it(harness: Arc<d
     for n in 0..MORE_THAN_ENOUGH / payload.len() {
         let mut payload = payload.clone();
         payload[..8].copy_from_slice(&(n as u64).to_le_bytes());
-        let mut published = Box::pin(broker.publish(&orders, one(payload), None));
+        let mut published = Box::pin(broker.publish(&orders, one(payload), Default::default()));
         // A refusal is there at once; what was accepted takes the time it takes.
         match poll_once(published.as_mut()).await {
             Some(Err(error)) => {

@@ -28,7 +28,7 @@ pub(super) async fn what_was_accepted_is_kept(harness: Arc<dyn Harness>) {
     let mut waiting = Vec::new();
     for n in 0..50 {
         for level in levels {
-            waiting.push(broker.publish(&name(&level.to_string()), one(n.to_string()), None));
+            waiting.push(broker.publish(&name(&level.to_string()), one(n.to_string()), Default::default()));
         }
     }
     close(broker).await;

@@ -102,8 +102,8 @@ pub(super) async fn redriven_they_come_again_with_failures_forgotten(harness: Ar
     }
     assert_eq!(standing(&broker, &sub).await, [0, 0, 0, 3]);
     let these = Selection::These(vec![(orders.clone(), 1), (orders.clone(), 77), (name("nowhere"), 0)]);
-    assert_eq!(broker.redrive(&sub, these.clone()).await.unwrap(), 1);
-    assert_eq!(broker.redrive(&sub, these).await.unwrap(), 0, "it is no dead letter any more");
+    assert_eq!(broker.redrive(&sub, these.clone().into()).await.unwrap(), 1);
+    assert_eq!(broker.redrive(&sub, these.into()).await.unwrap(), 0, "it is no dead letter any more");
     let back = take_one(&broker, &sub).await;
     assert_eq!((back.offset, back.attempt, back.deliveries), (1, 1, 1));
     ack(&broker, &sub, &[back]).await;
@@ -113,14 +113,14 @@ pub(super) async fn redriven_they_come_again_with_failures_forgotten(harness: Ar
         async move { take(&broker, &sub, 2).await }
     });
     tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    assert_eq!(broker.redrive(&sub, Selection::All).await.unwrap(), 2);
+    assert_eq!(broker.redrive(&sub, Selection::All.into()).await.unwrap(), 2);
     let back = soon("redriven messages", taking).await.unwrap();
     assert_eq!(texts(&back), ["a", "c"]);
     assert!(back.iter().all(|delivery| delivery.attempt == 1), "{back:?}");
     say(&broker, &sub, &back[0], super::steps::retry("still no")).await;
     ack(&broker, &sub, &back[1..]).await;
     assert_eq!(places(&broker.dead_letters(&sub, None, 10).await.unwrap()), [("orders".to_owned(), 0)]);
-    assert_eq!(broker.redrive(&sub, Selection::All).await.unwrap(), 1);
+    assert_eq!(broker.redrive(&sub, Selection::All.into()).await.unwrap(), 1);
     if let Some(after) = harness.reopen_killed().await {
         assert_eq!(texts(&take(&after, &sub, 1).await), ["a"]);
         assert!(after.dead_letters(&sub, None, 10).await.unwrap().is_empty());
@@ -133,15 +133,15 @@ pub(super) async fn discarded_they_are_forgotten(harness: Arc<dyn Harness>) {
     let sub = subscription(&broker, "sub", &["orders"]).await;
     reject_all(&broker, &sub, &[&orders], 4).await;
     let these = Selection::These(vec![(orders.clone(), 3), (orders.clone(), 0), (orders.clone(), 99)]);
-    assert_eq!(broker.discard(&sub, these).await.unwrap(), 2);
+    assert_eq!(broker.discard(&sub, these, false).await.unwrap(), 2);
     let left = [("orders".to_owned(), 1), ("orders".to_owned(), 2)];
     assert_eq!(places(&broker.dead_letters(&sub, None, 10).await.unwrap()), left);
     close(broker).await;
     let broker = harness.reopen().await;
     assert_eq!(places(&broker.dead_letters(&sub, None, 10).await.unwrap()), left);
-    assert_eq!(broker.discard(&sub, Selection::All).await.unwrap(), 2);
-    assert_eq!(broker.discard(&sub, Selection::All).await.unwrap(), 0);
-    assert_eq!(broker.redrive(&sub, Selection::All).await.unwrap(), 0);
+    assert_eq!(broker.discard(&sub, Selection::All, false).await.unwrap(), 2);
+    assert_eq!(broker.discard(&sub, Selection::All, false).await.unwrap(), 0);
+    assert_eq!(broker.redrive(&sub, Selection::All.into()).await.unwrap(), 0);
     nothing(&broker, &sub).await;
     assert_eq!(standing(&broker, &sub).await, [0; 4]);
     assert_eq!(read_all(&broker, &orders).await.len(), 4, "the messages stay in their topic");
@@ -151,6 +151,6 @@ pub(super) async fn of_an_unknown_subscription_there_are_none(harness: Arc<dyn H
     let broker = harness.open().await;
     let nobody = name("nobody");
     refused(broker.dead_letters(&nobody, None, 1).await, ErrorCode::NotFound);
-    refused(broker.redrive(&nobody, Selection::All).await, ErrorCode::NotFound);
-    refused(broker.discard(&nobody, Selection::All).await, ErrorCode::NotFound);
+    refused(broker.redrive(&nobody, Selection::All.into()).await, ErrorCode::NotFound);
+    refused(broker.discard(&nobody, Selection::All, false).await, ErrorCode::NotFound);
 }

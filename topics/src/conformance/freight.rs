@@ -229,7 +229,11 @@ impl Freight {
             assert_eq!((&letter.topic, letter.offset), (&place.0, place.1), "seed {seed}");
             assert_eq!(letter.deliveries, story.deliveries, "seed {seed}: {letter:?}");
         }
-        assert_eq!(self.broker.redrive(&self.sub, Selection::All).await.unwrap(), dead.len(), "seed {seed}");
+        assert_eq!(
+            self.broker.redrive(&self.sub, Selection::All.into()).await.unwrap(),
+            dead.len(),
+            "seed {seed}"
+        );
         let mut again: Vec<(TopicName, u64)> = Vec::new();
         for delivery in take(&self.broker, &name(self.sub.as_str()), dead.len()).await {
             assert_eq!((delivery.attempt, delivery.deliveries), (1, 1), "seed {seed}: {delivery:?}");

@@ -58,8 +58,9 @@ pub(super) async fn within_one_batch_too(harness: Arc<dyn Harness>) {
 pub(super) async fn a_batch_on_its_way_is_known_already(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;
-    let waiting: Vec<_> =
-        (0..20).map(|n| broker.publish(&orders, batch([with_id(&n.to_string(), "same")]), None)).collect();
+    let waiting: Vec<_> = (0..20)
+        .map(|n| broker.publish(&orders, batch([with_id(&n.to_string(), "same")]), Default::default()))
+        .collect();
     for (n, published) in waiting.into_iter().enumerate() {
         assert_eq!(told(&soon("a receipt", published).await.unwrap()), [(0, n > 0)]);
     }

@@ -12,7 +12,8 @@ use crate::{Message, Timestamp};
 pub(super) async fn calls_are_stored_in_their_order_however_they_are_awaited(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;
-    let mut waiting: Vec<_> = (0..100).map(|n| broker.publish(&orders, one(n.to_string()), None)).collect();
+    let mut waiting: Vec<_> =
+        (0..100).map(|n| broker.publish(&orders, one(n.to_string()), Default::default())).collect();
     // Every third receipt is never asked for, the others from the last to the first.
     for n in (0..100u64).rev() {
         let published = waiting.pop().unwrap();
@@ -20,7 +21,7 @@ pub(super) async fn calls_are_stored_in_their_order_however_they_are_awaited(har
             assert_eq!(soon("a receipt", published).await.unwrap().first, n);
         }
     }
-    soon("a receipt", broker.publish(&orders, one("100"), None)).await.unwrap();
+    soon("a receipt", broker.publish(&orders, one("100"), Default::default())).await.unwrap();
     let expected: Vec<String> = (0..=100).map(|n| n.to_string()).collect();
     assert_eq!(stored_texts(&read_all(&broker, &orders).await), expected);
 }

@@ -32,7 +32,11 @@ pub(super) async fn topics_of_several_durabilities_live_in_one_broker(harness: A
     for round in 0..20 {
         for level in levels {
             let topic: TopicName = name(&level.to_string());
-            waiting.push((level, round, broker.publish(&topic, one(format!("{level} {round}")), None)));
+            waiting.push((
+                level,
+                round,
+                broker.publish(&topic, one(format!("{level} {round}")), Default::default()),
+            ));
         }
     }
     for (level, round, published) in waiting {
@@ -50,9 +54,9 @@ pub(super) async fn a_publish_can_ask_for_more_and_not_for_less(harness: Arc<dyn
     let broker = harness.open().await;
     let cheap = topic_with(&broker, "cheap", |t| t.durability = Durability::Memory).await;
     let dear = topic_with(&broker, "dear", |t| t.durability = Durability::Fsync).await;
-    let more = soon("a receipt", broker.publish(&cheap, one("x"), Some(Durability::Fsync))).await.unwrap();
+    let more = soon("a receipt", broker.publish(&cheap, one("x"), Durability::Fsync.into())).await.unwrap();
     assert!(more.durability >= Durability::Fsync, "{more:?}");
-    let less = soon("a receipt", broker.publish(&dear, one("x"), Some(Durability::Memory))).await.unwrap();
+    let less = soon("a receipt", broker.publish(&dear, one("x"), Durability::Memory.into())).await.unwrap();
     assert!(less.durability >= Durability::Fsync, "{less:?}");
 }
 
@@ -63,7 +67,7 @@ pub(super) async fn a_durability_that_cannot_be_given_is_refused(harness: Arc<dy
     refused(broker.put_topic(far, Expect::Any).await, ErrorCode::InvalidArgument);
     refused(broker.topic(&name("far")).await, ErrorCode::NotFound);
     let near = topic(&broker, "near").await;
-    let asked = soon("an answer", broker.publish(&near, one("x"), Some(Durability::Quorum(255)))).await;
+    let asked = soon("an answer", broker.publish(&near, one("x"), Durability::Quorum(255).into())).await;
     refused(asked, ErrorCode::InvalidArgument);
     assert_eq!(info(&broker, &near).await.tail, 0, "refused, yet stored");
 }

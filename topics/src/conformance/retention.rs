@@ -182,7 +182,7 @@ pub(super) async fn dead_letters_stay_and_it_says_for_whom(harness: Arc<dyn Harn
     assert_eq!(info(&broker, &orders).await.head, 0);
     let letters = broker.dead_letters(&sub, None, 10).await.unwrap();
     assert_eq!(letters[0].message.as_ref().map(|(_, record)| record.payload()), Some("bad".into()));
-    assert_eq!(broker.discard(&sub, Selection::All).await.unwrap(), 1);
+    assert_eq!(broker.discard(&sub, Selection::All, false).await.unwrap(), 1);
     trimmed_to(&broker, &orders, 20).await;
     eventually("nobody holds them", async || info(&broker, &orders).await.held_by.is_none()).await;
 }

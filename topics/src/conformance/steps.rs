@@ -86,7 +86,7 @@ pub(super) async fn publish_batch(
     topic: &TopicName,
     batch: Batch,
 ) -> Result<Receipts, Error> {
-    soon("a receipt", broker.publish(topic, batch, None)).await
+    soon("a receipt", broker.publish(topic, batch, Default::default())).await
 }
 
 /// Takes what comes first, at most `max`.

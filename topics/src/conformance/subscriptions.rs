@@ -8,7 +8,9 @@ use super::steps::{
     subscription, subscription_with, take, texts, topic,
 };
 use super::{Harness, PATIENCE};
-use crate::{Backoff, ErrorCode, Expect, Fetch, Settlement, StartAt, Subscription, Timestamp};
+use crate::{
+    Backoff, ErrorCode, Expect, Fetch, Filter, Order, Settlement, Sharing, StartAt, Subscription, Timestamp,
+};
 
 pub(super) async fn a_definition_is_kept_as_it_was_given(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
@@ -21,6 +23,13 @@ pub(super) async fn a_definition_is_kept_as_it_was_given(harness: Arc<dyn Harnes
         backoff: Backoff { first: Duration::from_secs(2), factor: 1.5, max: Duration::from_secs(60) },
         lease: Duration::from_secs(5),
         max_in_flight: 9,
+        order: Order::None,
+        priorities: true,
+        sharing: Sharing::Failover,
+        filter: Some(Filter {
+            headers: [("kind".into(), "new".into())].into(),
+            jq: Some(".total > 100".into()),
+        }),
     };
     let revision = broker.put_subscription(given.clone(), Expect::Absent).await.unwrap();
     let known = broker.subscription(&given.name).await.unwrap();

@@ -20,6 +20,7 @@ pub(super) async fn a_definition_is_kept_as_it_was_given(harness: Arc<dyn Harnes
             max_bytes: Some(1 << 30),
             max_messages: Some(1_000_000),
             drop_unread: true,
+            compact: true,
         },
         dedup_window: Duration::from_secs(5),
         max_message_bytes: 12_345,

@@ -122,7 +122,7 @@ impl House {
         for message in messages {
             batch.push(&Message::json(message.to_string())).unwrap();
         }
-        self.broker.publish(&topic.parse().unwrap(), batch, None).await.unwrap();
+        self.broker.publish(&topic.parse().unwrap(), batch, Default::default()).await.unwrap();
     }
 
     pub async fn records(&self, topic: &str) -> Vec<Record> {

@@ -35,13 +35,16 @@ async fn a_topic_that_always_has_something_new_does_not_starve_one_that_is_behin
     let broker = open(&folder);
     let (old, hot) = (topic(&broker, "old").await, topic(&broker, "hot").await);
     subscribe(&broker, Subscription::new(name("s"), vec![name("*")])).await;
-    broker.publish(&old, batch(["old"]), None).await.unwrap();
+    broker.publish(&old, batch(["old"]), Default::default()).await.unwrap();
     broker.close().await;
 
     let broker = open(&folder);
     let mut seen = 0;
     for round in 0..40 {
-        broker.publish(&hot, batch((0..4).map(|n| format!("{round}-{n}"))), None).await.unwrap();
+        broker
+            .publish(&hot, batch((0..4).map(|n| format!("{round}-{n}"))), Default::default())
+            .await
+            .unwrap();
         let taken = broker.fetch(&name("s"), Fetch::new(None, 1, Duration::ZERO)).await.unwrap();
         seen += taken.iter().filter(|delivery| delivery.topic == old).count();
         let settlement = Settlement::ack(taken.iter().map(|delivery| delivery.id));
@@ -68,7 +71,7 @@ async fn who_has_left_takes_nothing_even_if_it_was_waiting() {
     let other = waiting(None);
     tokio::time::sleep(Duration::from_millis(50)).await;
     broker.leave(&name("s"), leaver);
-    broker.publish(&t, batch(["x"]), None).await.unwrap();
+    broker.publish(&t, batch(["x"]), Default::default()).await.unwrap();
     // The one that left was first in the row, and may have got the wake-up: it hands it on.
     let taken = tokio::time::timeout(Duration::from_secs(5), other).await.expect("at once").unwrap().unwrap();
     assert_eq!((taken.len(), taken[0].attempt), (1, 1));
@@ -92,7 +95,7 @@ async fn a_wake_up_of_a_fetch_that_is_dropped_goes_to_another() {
         tokio::task::yield_now().await;
         let stays = waiting();
         tokio::task::yield_now().await;
-        broker.publish(&t, batch([round.to_string()]), None).await.unwrap();
+        broker.publish(&t, batch([round.to_string()]), Default::default()).await.unwrap();
         dropped.abort();
         if let Ok(taken) = dropped.await {
             stays.abort();

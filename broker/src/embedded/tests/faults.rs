@@ -27,7 +27,7 @@ impl Clock for BrokenClock {
 }
 
 async fn everything_fails(broker: &Arc<Embedded>) {
-    let publish = soon(broker.publish(&name("t"), batch(["x"]), None)).await;
+    let publish = soon(broker.publish(&name("t"), batch(["x"]), Default::default())).await;
     assert_eq!(publish.unwrap_err().code, ErrorCode::Unavailable);
     let put = soon(broker.put("a", "1".into(), Expect::Any, None)).await.unwrap_err();
     assert!(put.code == ErrorCode::Unavailable && put.message.contains("fault"), "{put:?}");
@@ -44,7 +44,7 @@ async fn a_writer_that_panics_fails_the_broker_and_not_its_callers_patience() {
     let broker = Embedded::open(options).unwrap();
     let t = topic(&broker, "t").await;
     subscribe(&broker, Subscription::new(name("s"), vec![name("t")])).await;
-    soon(broker.publish(&t, batch(["kept"]), None)).await.unwrap();
+    soon(broker.publish(&t, batch(["kept"]), Default::default())).await.unwrap();
     let taken = broker.fetch(&name("s"), Fetch::new(None, 1, Duration::ZERO)).await.unwrap();
     let waiting = tokio::spawn({
         let broker = broker.clone();
@@ -52,7 +52,7 @@ async fn a_writer_that_panics_fails_the_broker_and_not_its_callers_patience() {
     });
 
     clock.0.store(true, Ordering::SeqCst);
-    let lost = soon(broker.publish(&t, batch(["lost"]), None)).await;
+    let lost = soon(broker.publish(&t, batch(["lost"]), Default::default())).await;
     assert_eq!(lost.unwrap_err().code, ErrorCode::Unavailable);
     everything_fails(&broker).await;
     assert_eq!(soon(waiting).await.unwrap().unwrap_err().code, ErrorCode::Unavailable);
@@ -77,7 +77,7 @@ async fn a_syncer_that_panics_fails_the_broker_too() {
     let broker = open(&folder);
     let t = topic(&broker, "t").await;
     let waker = Waker::from(Arc::new(Panics));
-    let mut published = broker.publish(&t, batch(["kept"]), None);
+    let mut published = broker.publish(&t, batch(["kept"]), Default::default());
     assert!(pin!(&mut published).poll(&mut Context::from_waker(&waker)).is_pending());
     soon(async {
         while broker.health().ready {
@@ -96,7 +96,7 @@ async fn whoever_closes_second_waits_too_and_the_folder_is_free_then() {
     let t = topic(&broker, "t").await;
     let mut published = Vec::new();
     for _ in 0..200 {
-        published.push(broker.publish(&t, batch(["x".repeat(10_000)]), None));
+        published.push(broker.publish(&t, batch(["x".repeat(10_000)]), Default::default()));
     }
     let first = tokio::spawn({
         let broker = broker.clone();
@@ -116,7 +116,7 @@ async fn a_wait_longer_than_time_itself_is_no_panic() {
     let broker = open(&folder);
     let t = topic(&broker, "t").await;
     subscribe(&broker, Subscription::new(name("s"), vec![name("t")])).await;
-    broker.publish(&t, batch(["x"]), None).await.unwrap();
+    broker.publish(&t, batch(["x"]), Default::default()).await.unwrap();
     assert_eq!(broker.read(&t, StartAt::Start, 1, Duration::MAX).await.unwrap().messages.len(), 1);
     assert_eq!(broker.fetch(&name("s"), Fetch::new(None, 1, Duration::MAX)).await.unwrap().len(), 1);
 }

@@ -16,14 +16,14 @@ async fn an_id_is_known_after_a_restart_however_many_messages_without_one_came_s
     let folder = tempfile::tempdir().unwrap();
     let broker = open(&folder);
     let t = topic(&broker, "t").await;
-    broker.publish(&t, with_id("once"), None).await.unwrap();
+    broker.publish(&t, with_id("once"), Default::default()).await.unwrap();
     let many = batch((0..60_000).map(|_| ""));
     for _ in 0..=Topic::MAX_DEDUP_IDS / 60_000 {
-        broker.publish(&t, many.clone(), None).await.unwrap();
+        broker.publish(&t, many.clone(), Default::default()).await.unwrap();
     }
     broker.close().await;
     let broker = open(&folder);
-    assert_eq!(broker.publish(&t, with_id("once"), None).await.unwrap().duplicates, [(0, 0)]);
+    assert_eq!(broker.publish(&t, with_id("once"), Default::default()).await.unwrap().duplicates, [(0, 0)]);
 }
 
 #[tokio::test]
@@ -31,17 +31,21 @@ async fn a_window_that_is_opened_again_covers_what_came_while_it_was_shut() {
     let folder = tempfile::tempdir().unwrap();
     let broker = open(&folder);
     let t = topic(&broker, "t").await;
-    broker.publish(&t, with_id("before"), None).await.unwrap();
+    broker.publish(&t, with_id("before"), Default::default()).await.unwrap();
     let open_topic = Topic::new(t.clone());
     let shut = Topic { dedup_window: Duration::ZERO, ..open_topic.clone() };
     broker.put_topic(shut, Expect::Any).await.unwrap();
     // All under way at one time, so that they share a pass.
-    let meanwhile = broker.publish(&t, with_id("meanwhile"), None);
+    let meanwhile = broker.publish(&t, with_id("meanwhile"), Default::default());
     let opened = broker.put_topic(open_topic, Expect::Any);
     let (meanwhile, opened) = tokio::join!(meanwhile, opened);
     assert!(opened.is_ok() && meanwhile.unwrap().duplicates.is_empty());
     for (id, offset) in [("before", 0), ("meanwhile", 1)] {
-        assert_eq!(broker.publish(&t, with_id(id), None).await.unwrap().duplicates, [(0, offset)], "{id}");
+        assert_eq!(
+            broker.publish(&t, with_id(id), Default::default()).await.unwrap().duplicates,
+            [(0, offset)],
+            "{id}"
+        );
     }
 }
 
@@ -71,7 +75,7 @@ async fn nothing_is_left_of_the_groups_of_a_topic_or_subscription_that_is_gone()
     for round in 0..20 {
         let t = topic(&broker, "t").await;
         subscribe(&broker, Subscription::new(name("s"), vec![name("*")])).await;
-        broker.publish(&t, batch(["a", "b", "c"]), None).await.unwrap();
+        broker.publish(&t, batch(["a", "b", "c"]), Default::default()).await.unwrap();
         let taken = broker.fetch(&name("s"), Fetch::new(None, 3, Duration::from_secs(5))).await.unwrap();
         let s = name("s");
         let settled = broker.settle(&s, Settlement::ack([taken[0].id]));
@@ -103,7 +107,7 @@ async fn when_all_has_been_dropped_the_offsets_go_on_after_a_restart() {
     limited.retention.max_age = Some(Duration::from_millis(200));
     broker.put_topic(limited, Expect::Any).await.unwrap();
     let t: TopicName = name("t");
-    broker.publish(&t, batch(["a", "b", "c"]), None).await.unwrap();
+    broker.publish(&t, batch(["a", "b", "c"]), Default::default()).await.unwrap();
     soon(async {
         while broker.topic(&t).await.unwrap().head < 3 {
             tokio::time::sleep(Duration::from_millis(20)).await;
@@ -115,7 +119,7 @@ async fn when_all_has_been_dropped_the_offsets_go_on_after_a_restart() {
     let broker = open(&folder);
     let info = broker.topic(&t).await.unwrap();
     assert_eq!((info.head, info.tail, info.bytes), (3, 3, 0));
-    assert_eq!(broker.publish(&t, batch(["d"]), None).await.unwrap().first, 3);
+    assert_eq!(broker.publish(&t, batch(["d"]), Default::default()).await.unwrap().first, 3);
     let page = broker.read(&t, StartAt::Time(Timestamp(0)), 10, Duration::ZERO).await.unwrap();
     assert_eq!((page.messages.len(), page.messages[0].offset), (1, 3));
 }

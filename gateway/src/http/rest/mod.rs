@@ -91,7 +91,7 @@ async fn call(
             }
         }
         Target::Topic(topic) => {
-            let published = gateway.broker.publish(topic, Batch::of(&message)?, None);
+            let published = gateway.broker.publish(topic, Batch::of(&message)?, Default::default());
             let receipts = stored(published, channel.timeout).await?;
             Ok(receipt(StatusCode::ACCEPTED, topic, &receipts))
         }
