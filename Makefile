@@ -4,6 +4,7 @@
 #   make test         install what is missing; check format, lints and licences' rules; run every test
 #   make lint         only format and lints
 #   make bench        measure, and write bench/results (QUICK=1: a short run)
+#   make fuzz         fuzz what reads foreign bytes (SECONDS=60: each target for so long); needs nightly Rust
 #   make release      the optimised binary, at $CARGO_TARGET_DIR/release/crossdock
 #
 # What is built lies outside the clone, so that a second clone reuses it. Both places can be set from outside.
@@ -35,7 +36,7 @@ endif
 DIR ?= ./quickstart
 PORT_BASE ?= 7400
 
-.PHONY: help quickstart test lint bench release setup rocksdb claim
+.PHONY: help quickstart test lint bench fuzz release setup rocksdb claim
 
 help:
 	@sed -n 's/^# \{0,1\}//;/^  make /p' Makefile | sed 's/^ *//'
@@ -66,6 +67,9 @@ lint: claim
 
 test: claim
 	@scripts/test
+
+fuzz: rocksdb
+	@CARGO_TARGET_DIR="$(CACHE)/fuzz" scripts/fuzz "$(or $(SECONDS),60)" $(TARGETS)
 
 bench: claim
 	cargo build --release --locked -p crossdock-cli -p crossdock-bench

@@ -306,7 +306,8 @@ impl Record {
         if fields & PRIORITY == 0 {
             return 0;
         }
-        self.bytes[2 + 8 * (fields & (EXPIRES_AT | DELIVER_AT)).count_ones() as usize]
+        let at = 2 + 8 * (fields & (EXPIRES_AT | DELIVER_AT)).count_ones() as usize;
+        self.bytes.get(at).copied().unwrap_or(0)
     }
 
     /// The headers, in order.

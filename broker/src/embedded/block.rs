@@ -61,6 +61,9 @@ impl Block {
             return Err(damaged("its checksum does not match"));
         }
         let (first, count) = (u64_at(value, 8), u32_at(value, 16));
+        if count == 0 || first.checked_add(u64::from(count)).is_none() {
+            return Err(damaged("it holds no messages, or none that can be counted"));
+        }
         #[allow(clippy::cast_possible_wrap)] // written as i64
         let time = Timestamp(u64_at(value, 24) as i64);
         let has_ids = u32_at(value, 20) & HAS_IDS != 0;
@@ -172,6 +175,27 @@ impl Builder {
     }
 }
 
+/// Reads all that a block says, every way it is read: for the fuzz target, which has no other use for it.
+///
+/// # Errors
+/// When it is damaged.
+#[cfg(fuzzing)]
+pub fn read_block(value: &Bytes) -> Result<Vec<(u64, crossdock_topics::Message)>, Error> {
+    let block = Block::decode(value)?;
+    let _ = (block.time(), block.has_ids(), block.memory(), block.ids().count());
+    let (mut messages, mut at) = (Vec::new(), 0);
+    for offset in block.range() {
+        let Some((record, next)) = block.record_at(at) else { break };
+        if messages.len() < 100 {
+            assert_eq!(block.position(offset), Some(at));
+            assert!(block.record(offset).is_some_and(|again| again == record));
+        }
+        messages.push((offset, record.to_message()));
+        at = next;
+    }
+    Ok(messages)
+}
+
 fn u32_at(bytes: &[u8], at: usize) -> u32 {
     let mut word = [0; 4];
     word.copy_from_slice(&bytes[at..at + 4]);
@@ -208,6 +232,23 @@ mod tests {
         assert_eq!(block.record(9).unwrap().payload(), "three");
         assert!(read.record(10).is_none() && read.record(6).is_none());
         assert_eq!(read.ids().map(|(offset, _)| offset).collect::<Vec<_>>(), [7, 8, 9]);
+    }
+
+    /// A block of these records with a checksum that fits, whatever they are.
+    fn forged(first: u64, count: u32, records: &[u8]) -> Result<Arc<Block>, Error> {
+        let mut builder = Builder::new(first, 0);
+        builder.push(records, count, true);
+        Block::decode(&builder.finish(Timestamp(42)).0)
+    }
+
+    #[test]
+    fn a_wrong_block_with_a_right_checksum_is_refused_or_read_as_far_as_it_goes() {
+        assert!(forged(u64::MAX, 1, b"records").is_err(), "offsets beyond the last one");
+        assert!(forged(7, 0, b"records").is_err(), "no message");
+        // A record of two bytes whose fields say that there is a priority, and one that is cut off.
+        let block = forged(7, 3, &[2, 0, 0, 0, 4, 0, 9, 0, 0, 0, 1]).unwrap();
+        assert_eq!(block.record(7).unwrap().to_message(), Message::default());
+        assert!(block.record(8).is_none() && block.record(9).is_none() && block.ids().next().is_none());
     }
 
     #[test]

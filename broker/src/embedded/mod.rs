@@ -41,6 +41,9 @@ use crossdock_topics::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
+#[cfg(fuzzing)]
+pub use block::read_block;
+
 use database::Database;
 use log::TopicLog;
 use queue::{Budget, Queue};
