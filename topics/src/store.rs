@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 
 use crate::Result;
@@ -17,9 +18,11 @@ pub struct LeaseId(pub u64);
 
 /// What must be true of a key for a write to take place; otherwise it fails with
 /// [`crate::ErrorCode::Conflict`], which names the revision that is there.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Expect {
     /// Nothing.
+    #[default]
     Any,
     /// That there is no such key.
     Absent,
