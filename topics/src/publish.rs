@@ -43,8 +43,14 @@ pub enum Expected {
 ///
 /// A publisher counts its batches to each topic from 0, sends them in that order, and has at most
 /// [`Source::MAX_UNDER_WAY`] without an answer. It is remembered, across restarts, for as long as it publishes and for
-/// the topic's dedup window (at least a minute) afterwards. One whose batch comes out of order is refused with
-/// [`ErrorCode::Conflict`].
+/// the topic's dedup window (at least a minute) afterwards, and must not send a batch again later than that.
+///
+/// A batch whose turn it is not is refused with [`ErrorCode::Conflict`], and so is one of a publisher that is not known
+/// (any more) unless it is its first. After that a publisher takes another number and counts from 0 again: always safe
+/// for batches that were sent once, while of one that was sent before nobody can say any more whether it is stored.
+///
+/// A batch that is refused, for whatever reason, has had its turn: those behind it go on. It may be sent again under the
+/// same sequence until a later one has been stored.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Source {
     /// The publisher: a random number of its own choice.

@@ -14,6 +14,7 @@
 //! | `default` | `head/` topic u32 | the first offset kept u64 |
 //! | `default` | `subscription/NAME` | its number u32 |
 //! | `default` | `lease/` lease u64 | how long it lasts, u64 milliseconds |
+//! | `default` | `source/` topic u32, publisher u128 | its batches that may be sent again, see `sources` |
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
 
@@ -25,6 +26,7 @@ pub(super) const NEXT_KEY: &[u8] = b"next";
 pub(super) const TOPIC: &str = "topic/";
 pub(super) const SUBSCRIPTION: &str = "subscription/";
 pub(super) const LEASE: &[u8] = b"lease/";
+const SOURCE: &[u8] = b"source/";
 
 /// The kinds of keys a group has.
 pub(super) const PLACE: u8 = 0;
@@ -52,6 +54,15 @@ pub(super) fn subscription(name: &str) -> Vec<u8> {
 
 pub(super) fn lease(lease: u64) -> Vec<u8> {
     [LEASE, &lease.to_be_bytes()].concat()
+}
+
+pub(super) fn source(topic: u32, publisher: u128) -> Vec<u8> {
+    [SOURCE, &topic.to_be_bytes(), &publisher.to_be_bytes()].concat()
+}
+
+/// Where the publishers of a topic begin.
+pub(super) fn sources(topic: u32) -> Vec<u8> {
+    [SOURCE, &topic.to_be_bytes()].concat()
 }
 
 pub(super) fn group(subscription: u32, topic: u32) -> [u8; 8] {

@@ -21,6 +21,7 @@ use super::database::Database;
 use super::dedup::Dedup;
 use super::keys;
 use super::segments::{BlockFacts, Segment, Segments};
+use super::sources::Sources;
 use super::subscription::SubscriptionState;
 
 /// At most so many bytes of blocks are handed out at one time, from memory or from the disk (and one block at
@@ -50,6 +51,7 @@ pub(super) struct Writing {
     /// The offset of the next message to be written.
     pub(super) next: u64,
     pub(super) segments: Segments,
+    pub(super) sources: Sources,
     last_time: Timestamp,
     dedup: Option<Dedup>,
     builder: Option<Builder>,
@@ -101,6 +103,7 @@ impl TopicLog {
             writing: Mutex::new(Writing {
                 next,
                 segments,
+                sources: Sources::default(),
                 last_time: last,
                 dedup: None,
                 builder: None,

@@ -18,6 +18,7 @@ mod recovery;
 mod requests;
 mod segments;
 mod shared_store;
+mod sources;
 mod store;
 mod subscription;
 mod syncer;

@@ -5,15 +5,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Result, Revision,
-    StartAt, Stored, Topic, TopicInfo, TopicName,
+    Batch, Durability, Error, ErrorCode, Expect, Expected, Log, Page, PublishOptions, Published, Result,
+    Revision, StartAt, Stored, Topic, TopicInfo, TopicName,
 };
 use tokio::time::Instant;
 
 use super::block::Block;
 use super::log::{READ_BYTES, Recent, TopicLog};
 use super::writer::Command;
-use super::{Embedded, LONGEST_WAIT, Shared};
+use super::{Embedded, LONGEST_WAIT, Shared, sources};
 
 impl Shared {
     /// Checks that a batch may be appended to a topic.
@@ -38,17 +38,39 @@ impl Shared {
 
     fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Result<Published> {
         self.check_open()?;
-        if options.expected.is_some() || options.source.is_some() {
-            return Err(unbuilt("publishing with an expectation or a source"));
+        if matches!(options.expected, Some(Expected::LastOfKey(..))) {
+            return Err(unbuilt("expecting something of a key"));
         }
-        let durability = options.durability;
+        let PublishOptions { durability, expected, source } = options;
+        source.as_ref().map_or(Ok(()), sources::check)?;
         let log = self.topic(topic)?;
-        self.admit(&log, &batch)?;
+        let durability = match self.accept(&log, &batch, durability) {
+            Ok(durability) => durability,
+            Err(error) => {
+                if let Some(source) = source {
+                    self.command(Command::Refused { log, source })?;
+                }
+                return Err(error);
+            }
+        };
+        let bytes = batch.as_bytes().len();
+        let (answer, published) = Published::pending();
+        let publish = Command::Publish { log, batch, durability, expected, source, answer };
+        if let Err(error) = self.command(publish) {
+            self.budget.give(bytes);
+            return Err(error);
+        }
+        Ok(published)
+    }
+
+    /// Checks all that can be checked before it is a batch's turn, and takes room for it; gives how safe it must
+    /// become.
+    fn accept(&self, log: &TopicLog, batch: &Batch, durability: Option<Durability>) -> Result<Durability> {
+        self.admit(log, batch)?;
         let least = log.definition().0.durability;
         let durability = durability.map_or(least, |asked| asked.max(least));
         check_durability(durability)?;
-        let bytes = batch.as_bytes().len();
-        if !self.budget.take(bytes) {
+        if !self.budget.take(batch.as_bytes().len()) {
             return Err(Error::new(
                 ErrorCode::Overloaded,
                 format!("{} bytes of messages wait to be stored already", self.options.waiting_bytes),
@@ -56,12 +78,7 @@ impl Shared {
             .hint("publish more slowly; nothing of this was stored")
             .retry_after(Duration::from_millis(100)));
         }
-        let (answer, published) = Published::pending();
-        if let Err(error) = self.command(Command::Publish { log, batch, durability, answer }) {
-            self.budget.give(bytes);
-            return Err(error);
-        }
-        Ok(published)
+        Ok(durability)
     }
 
     /// The blocks from `offset` on, from memory or from the disk: at most `limit` bytes and at least one; empty

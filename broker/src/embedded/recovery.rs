@@ -156,7 +156,14 @@ fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result
     })?;
     // All may have been trimmed: the numbers go on where they were.
     let next = next.unwrap_or(0).max(head);
-    Ok(TopicLog::new(id, topic, revision, head, segments, next, last))
+    let log = TopicLog::new(id, topic, revision, head, segments, next, last);
+    let prefix = keys::sources(id);
+    database.scan("default", &prefix, &prefix, |key, value| {
+        let name = key[prefix.len()..].try_into().map_err(|_| damaged("a publisher"))?;
+        log.writing.lock().sources.restore(u128::from_be_bytes(name), value)?;
+        Ok(true)
+    })?;
+    Ok(log)
 }
 
 fn read_group(

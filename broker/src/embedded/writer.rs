@@ -5,6 +5,7 @@
 //! not on what is durable: the syncer makes passes durable and visible in the same order, and if it cannot,
 //! nothing of this or later passes is ever acknowledged or seen.
 
+mod appends;
 mod definitions;
 mod leases;
 mod upkeep;
@@ -15,8 +16,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossdock_topics::{
-    Batch, Change, Durability, Entry, Error, ErrorCode, Expect, LeaseId, ReceiptSender, Receipts, Result,
-    Revision, Settled, Settlement, Subscription, SubscriptionName, Timestamp, Topic, TopicName,
+    Batch, Change, Durability, Entry, Error, ErrorCode, Expect, Expected, LeaseId, ReceiptSender, Receipts,
+    Result, Revision, Settled, Settlement, Source, Subscription, SubscriptionName, Timestamp, Topic,
+    TopicName,
 };
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
@@ -26,6 +28,7 @@ use super::block::Block;
 use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
+use super::sources::MAX_PUBLISHERS;
 use super::subscription::SubscriptionState;
 
 /// How long the writer sleeps at most before it looks at leases and retention.
@@ -39,7 +42,14 @@ pub(super) enum Command {
         log: Arc<TopicLog>,
         batch: Batch,
         durability: Durability,
+        expected: Option<Expected>,
+        source: Option<Source>,
         answer: ReceiptSender,
+    },
+    /// A batch that was refused before it came here has used up its publisher's turn.
+    Refused {
+        log: Arc<TopicLog>,
+        source: Source,
     },
     Settle {
         subscription: Arc<SubscriptionState>,
@@ -211,6 +221,8 @@ pub(super) struct Writer {
     numbers: Numbers,
     next_upkeep: Timestamp,
     next_ids: Timestamp,
+    /// How many publishers are remembered, in all topics.
+    publishers: usize,
     /// Whether something was written that nobody has asked to be safe yet.
     unsafe_writes: bool,
     now: Timestamp,
@@ -259,6 +271,7 @@ impl Writer {
             numbers: recovered.numbers,
             next_upkeep: now,
             next_ids: now,
+            publishers: MAX_PUBLISHERS,
             unsafe_writes: false,
             now,
             batch: WriteBatch::default(),
@@ -294,11 +307,15 @@ impl Writer {
             return self.refuse(command, &failure);
         }
         match command {
-            Command::Publish { log, batch, durability, answer } => {
+            Command::Publish { log, batch, durability, expected, source, answer } => {
                 self.pass.bytes += batch.as_bytes().len();
-                let result = self.append(&log, &batch, durability);
+                let result = match source {
+                    Some(source) => self.append_once(&log, &batch, durability, expected.as_ref(), &source),
+                    None => self.append_expected(&log, &batch, durability, expected.as_ref()),
+                };
                 self.pass.answers.push(Answer::Publish(answer, result));
             }
+            Command::Refused { log, source } => self.note_refused(&log, &source),
             Command::Settle { subscription, settlement, outputs, bytes, answer } => {
                 self.pass.bytes += bytes;
                 let result = self.settle(&subscription, &settlement, &outputs);
@@ -370,7 +387,7 @@ impl Writer {
                 self.pass.bytes += bytes;
                 Answer::Settled(answer, Err(failure()))
             }
-            Command::Persist(_) => return,
+            Command::Persist(_) | Command::Refused { .. } => return,
             Command::Revive { answer, .. } => Answer::Count(answer, Err(failure())),
             Command::PutTopic { answer, .. }
             | Command::PutSubscription { answer, .. }
@@ -396,18 +413,6 @@ impl Writer {
         if !self.persist.iter().any(|known| Arc::ptr_eq(known, subscription)) {
             self.persist.push(subscription.clone());
         }
-    }
-
-    fn append(&mut self, log: &Arc<TopicLog>, batch: &Batch, durability: Durability) -> Result<Receipts> {
-        if log.is_deleted() {
-            return Err(Error::not_found("topic", &log.name));
-        }
-        let receipts = log.writing.lock().append(log, batch, durability, self.now, &self.database)?;
-        if !self.touched.iter().any(|known| Arc::ptr_eq(known, log)) {
-            self.touched.push(log.clone());
-        }
-        self.require(durability);
-        Ok(receipts)
     }
 
     fn settle(
@@ -511,9 +516,11 @@ impl Writer {
 
     /// Writes the pass under construction and hands it to the syncer.
     fn commit(&mut self) {
+        let mut result = Ok(());
         for log in self.touched.drain(..) {
             let mut writing = log.writing.lock();
             let (blocks, segments) = writing.finish();
+            result = result.and(writing.sources.write(log.id, &mut self.batch));
             log.set_bytes(writing.segments.bytes());
             drop(writing);
             let family = self.database.family("log");
@@ -526,7 +533,6 @@ impl Writer {
             }
             self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
         }
-        let mut result = Ok(());
         for subscription in self.persist.drain(..) {
             result = result.and(subscription.persist(&mut self.batch, &self.database));
         }

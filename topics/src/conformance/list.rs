@@ -38,6 +38,25 @@ macro_rules! conformance_cases {
                 a_topic_made_anew_knows_no_ids,
                 outputs_of_a_settlement_count_as_well,
             ]
+            sources: [
+                a_batch_sent_again_gets_the_receipts_of_the_first_time,
+                a_batch_under_way_is_stored_once,
+                those_out_of_order_are_refused_and_nothing_of_them_is_stored,
+                a_refused_one_does_not_hold_up_those_behind_it,
+                a_refused_one_may_be_sent_again_until_a_later_one_is_stored,
+                every_publisher_counts_for_itself_in_every_topic,
+                what_was_answered_is_not_remembered,
+                more_under_way_than_allowed_are_refused,
+                a_restart_does_not_forget_them,
+                a_topic_made_anew_knows_none,
+            ]
+            expected: [
+                the_end_as_expected_is_appended_to,
+                another_end_is_refused_and_named,
+                of_many_who_race_one_wins,
+                what_was_dropped_still_counts,
+                a_resent_batch_is_not_measured_again,
+            ]
             backpressure: [
                 a_full_queue_refuses_and_stores_nothing_of_it,
                 an_idle_broker_has_room,

@@ -74,6 +74,7 @@ impl Writer {
         self.delete_key(&format!("topics/{name}"));
         self.batch.delete(keys::topic(name.as_str()));
         self.batch.delete(keys::head(log.id));
+        self.batch.delete_range(keys::sources(log.id), keys::sources(log.id + 1));
         for family in ["log", "segments"] {
             let family = self.database.family(family);
             self.batch.delete_range_cf(family, keys::log(log.id, 0), keys::log(log.id, u64::MAX));

@@ -30,7 +30,11 @@ impl Writer {
         if std::mem::take(&mut self.unsafe_writes) {
             self.require(Durability::Os);
         }
-        self.forget_ids();
+        if self.now >= self.next_ids {
+            self.next_ids = self.now.after(Duration::from_secs(1));
+            self.forget_ids();
+            self.forget_publishers();
+        }
         for log in self.topics.values().cloned().collect::<Vec<_>>() {
             if log.writing.lock().upkeep_at <= self.now
                 && let Err(error) = self.trim(&log)
@@ -43,10 +47,6 @@ impl Writer {
     /// Keeps the memory for message ids bounded, whatever the number of topics: each second those out of their
     /// window go, and then the ids of the topics that have not needed them for longest.
     fn forget_ids(&mut self) {
-        if self.now < self.next_ids {
-            return;
-        }
-        self.next_ids = self.now.after(Duration::from_secs(1));
         let (mut total, mut holders) = (0, Vec::new());
         for log in self.topics.values() {
             let window = log.definition().0.dedup_window;
