@@ -138,6 +138,16 @@ pub(crate) fn guess_content_type(payload: &[u8]) -> Option<String> {
     std::str::from_utf8(payload).is_ok().then(|| "text/plain; charset=utf-8".into())
 }
 
+/// A header as it is given on the command line, `NAME=VALUE`; names are in lower case.
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.trim().is_empty() => {
+            Ok((name.trim().to_ascii_lowercase(), value.trim().to_owned()))
+        }
+        _ => Err("write it like source=web".into()),
+    }
+}
+
 /// Text that can do nothing to a terminal: control characters, but for line breaks and tabs, are shown as
 /// escapes.
 pub(crate) fn printable(text: &str) -> String {
@@ -239,5 +249,11 @@ mod tests {
     fn a_payload_cannot_command_the_terminal() {
         assert_eq!(printable("a\x1b[2Jb\nc"), "a\\u{1b}[2Jb\nc");
         assert_eq!(one_line("a\n\tb\u{9b}"), "a\\n b\\u{9b}");
+    }
+
+    #[test]
+    fn headers_are_lower_case() {
+        assert_eq!(header("Source = web=1").unwrap(), ("source".into(), "web=1".into()));
+        assert!(header("=x").is_err() && header("x").is_err());
     }
 }

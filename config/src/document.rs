@@ -17,7 +17,7 @@ pub struct Document {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub topics: Vec<Topic>,
     /// Subscriptions.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(skip_serializing_if = "Vec::is_empty", serialize_with = "crate::export::subscriptions")]
     pub subscriptions: Vec<Subscription>,
     /// Services.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -1,6 +1,8 @@
 //! From what a cluster is to a document that says so.
 
-use crossdock_topics::{Error, Result};
+use std::collections::BTreeMap;
+
+use crossdock_topics::{Error, Filter, Result, Subscription};
 use serde::{Serialize, Serializer};
 use serde_saphyr::DoubleQuoted;
 
@@ -56,6 +58,40 @@ impl Document {
 /// Writes a text that may hold a `$`: it is quoted in YAML then, so that [`Document::to_yaml`] can escape it.
 pub(crate) fn literally<S: Serializer>(text: &str, serializer: S) -> Result<S::Ok, S::Error> {
     if text.contains('$') { DoubleQuoted(text).serialize(serializer) } else { serializer.serialize_str(text) }
+}
+
+/// Writes subscriptions, whose filters may hold a `$`.
+pub(crate) fn subscriptions<S: Serializer>(all: &[Subscription], serializer: S) -> Result<S::Ok, S::Error> {
+    struct Literal<'a>(&'a str);
+    impl Serialize for Literal<'_> {
+        fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+            literally(self.0, serializer)
+        }
+    }
+    #[derive(Serialize)]
+    struct Choice<'a> {
+        #[serde(skip_serializing_if = "BTreeMap::is_empty")]
+        headers: BTreeMap<&'a str, Literal<'a>>,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        jq: Option<Literal<'a>>,
+    }
+    #[derive(Serialize)]
+    struct Written<'a> {
+        #[serde(flatten)]
+        rest: Subscription,
+        #[serde(skip_serializing_if = "Option::is_none")]
+        filter: Option<Choice<'a>>,
+    }
+    fn choice(filter: &Filter) -> Choice<'_> {
+        Choice {
+            headers: filter.headers.iter().map(|(name, value)| (name.as_str(), Literal(value))).collect(),
+            jq: filter.jq.as_deref().map(Literal),
+        }
+    }
+    serializer.collect_seq(all.iter().map(|subscription| Written {
+        rest: Subscription { filter: None, ..subscription.clone() },
+        filter: subscription.filter.as_ref().map(choice),
+    }))
 }
 
 /// The same for a text that may be absent.

@@ -17,12 +17,14 @@ fn read(yaml: &str) -> Document {
     parse(yaml.as_bytes(), Some(&HashMap::new()), None).unwrap_or_else(|invalid| panic!("{invalid}")).document
 }
 
-/// The fields of an entry, as `retention.max_age`; below `env` names are the user's own.
+/// The fields of an entry, as `retention.max_age`; below `env` and `headers` names are the user's own.
 fn fields(entry: &Value, before: &str, found: &mut BTreeSet<String>) {
     for (name, value) in entry.as_object().into_iter().flatten() {
         let name = format!("{before}{name}");
         match value {
-            Value::Object(_) if name != "env" => fields(value, &format!("{name}."), found),
+            Value::Object(_) if !["env", "filter.headers"].contains(&name.as_str()) => {
+                fields(value, &format!("{name}."), found)
+            }
             _ => drop(found.insert(name)),
         }
     }

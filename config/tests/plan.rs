@@ -11,7 +11,8 @@ use crossdock_config::{
     parse, plan,
 };
 use crossdock_topics::{
-    Backoff, Durability, Error, Retention, StartAt, Subscription, Timestamp, Topic, TopicPattern,
+    Backoff, Durability, Error, Filter, Order, Retention, Sharing, StartAt, Subscription, Timestamp, Topic,
+    TopicPattern,
 };
 use proptest::collection::{btree_map, vec};
 use proptest::option;
@@ -250,12 +251,12 @@ fn duration() -> impl Strategy<Value = Duration> {
 prop_compose! {
     fn topic(name: String)(
         durability in prop_oneof![Just(Durability::Memory), Just(Durability::Fsync), Just(Durability::Quorum(3))],
-        max_age in option::of(duration()), max_bytes in option::of(any::<u64>()), drop_unread: bool,
+        max_age in option::of(duration()), max_bytes in option::of(any::<u64>()), drop_unread: bool, compact: bool,
         dedup_window in duration(), max_message_bytes in 1..1000_usize,
     ) -> Topic {
         Topic {
             name: name.parse().unwrap(), durability, dedup_window, max_message_bytes,
-            retention: Retention { max_age, max_bytes, max_messages: None, drop_unread },
+            retention: Retention { max_age, max_bytes, max_messages: None, drop_unread, compact },
         }
     }
 }
@@ -266,9 +267,13 @@ prop_compose! {
         start in prop_oneof![Just(StartAt::End), any::<u64>().prop_map(StartAt::Offset),
             (0..4_000_000_000_000_i64).prop_map(|at| StartAt::Time(Timestamp(at)))],
         factor in 1.0..100.0, first in duration(), lease in duration(),
+        order in prop_oneof![Just(Order::None), Just(Order::Key)],
+        sharing in prop_oneof![Just(Sharing::Shared), Just(Sharing::Failover), Just(Sharing::Exclusive)],
+        filter in option::of((btree_map("[a-z:-]{1,6}", text(), 1..3), option::of(text()))),
     ) -> Subscription {
+        let filter = filter.map(|(headers, jq)| Filter { headers, jq });
         Subscription {
-            start, lease, backoff: Backoff { first, factor, max: first * 2 },
+            start, lease, order, sharing, filter, backoff: Backoff { first, factor, max: first * 2 },
             ..Subscription::new(name.parse().unwrap(), patterns)
         }
     }

@@ -6,13 +6,15 @@ use clap::{Args, Subcommand};
 use crossdock_control::api::SubscriptionList;
 use crossdock_topics::time::human;
 use crossdock_topics::{
-    Error, ErrorCode, StartAt, Subscription, SubscriptionInfo, SubscriptionName, TopicPattern,
+    Error, ErrorCode, Filter, Order, Sharing, StartAt, Subscription, SubscriptionInfo, SubscriptionName,
+    TopicPattern,
 };
 use reqwest::Method;
 
 use super::Caller;
 use crate::client::Client;
 use crate::failure::Result;
+use crate::message::{header, one_line};
 use crate::output::Show;
 
 /// List, make and remove subscriptions
@@ -21,6 +23,8 @@ use crate::output::Show;
 Examples:
   crossdock sub create billing --topic orders
   crossdock sub create audit --topic 'orders.**' --from end
+  crossdock sub create ledger --topic orders --order key
+  crossdock sub create large --topic orders --filter-jq '.total > 100'
   crossdock sub ls")]
 pub(super) struct Arguments {
     #[command(subcommand)]
@@ -64,16 +68,55 @@ struct Create {
     /// How many messages may be with consumers at one time, in each topic [default: 4096]
     #[arg(long, value_name = "N")]
     max_in_flight: Option<u32>,
+    /// `key`: messages of one key one after another; a key that fails too often waits alone [default: none]
+    #[arg(long, value_name = "ORDER", value_parser = order)]
+    order: Option<Order>,
+    /// Let messages of higher priority overtake others that wait
+    #[arg(long)]
+    priorities: bool,
+    /// Who gets messages: all consumers (`shared`), the one that joined first (`failover`), or the only one
+    /// (`exclusive`) [default: shared]
+    #[arg(long, value_name = "SHARING", value_parser = sharing)]
+    sharing: Option<Sharing>,
+    /// Take only messages for which this jq program over their JSON says neither `false` nor `null`
+    #[arg(long, value_name = "PROGRAM")]
+    filter_jq: Option<String>,
+    /// Take only messages that have this header with exactly this value; repeatable, all must be there
+    #[arg(long = "filter-header", value_name = "NAME=VALUE", value_parser = header)]
+    filter_headers: Vec<(String, String)>,
+}
+
+fn order(text: &str) -> Result<Order, String> {
+    match text {
+        "none" => Ok(Order::None),
+        "key" => Ok(Order::Key),
+        _ => Err("it can be none or key".into()),
+    }
+}
+
+fn sharing(text: &str) -> Result<Sharing, String> {
+    match text {
+        "shared" => Ok(Sharing::Shared),
+        "failover" => Ok(Sharing::Failover),
+        "exclusive" => Ok(Sharing::Exclusive),
+        _ => Err("it can be shared, failover or exclusive".into()),
+    }
 }
 
 impl Create {
     fn subscription(self) -> Subscription {
         let usual = Subscription::new(self.name, self.topics);
+        let filter = Filter { headers: self.filter_headers.into_iter().collect(), jq: self.filter_jq };
+        let filter = Some(filter).filter(|filter| *filter != Filter::default());
         Subscription {
             start: self.from,
             max_failures: self.max_failures.unwrap_or(usual.max_failures),
             lease: self.lease.unwrap_or(usual.lease),
             max_in_flight: self.max_in_flight.unwrap_or(usual.max_in_flight),
+            order: self.order.unwrap_or_default(),
+            priorities: self.priorities,
+            sharing: self.sharing.unwrap_or_default(),
+            filter,
             ..usual
         }
     }
@@ -125,8 +168,17 @@ async fn get(client: &Client, name: &SubscriptionName) -> Result<SubscriptionInf
 }
 
 impl Show for SubscriptionInfo {
-    const COLUMNS: &'static [&'static str] =
-        &["name", "topics", "waiting", "in flight", "set aside", "dead letters", "consumers"];
+    const COLUMNS: &'static [&'static str] = &[
+        "name",
+        "topics",
+        "waiting",
+        "in flight",
+        "set aside",
+        "parked keys",
+        "dead letters",
+        "consumers",
+        "state",
+    ];
 
     fn row(&self) -> Vec<String> {
         let patterns: Vec<&str> = self.subscription.topics.iter().map(TopicPattern::as_str).collect();
@@ -139,8 +191,10 @@ impl Show for SubscriptionInfo {
             sum(|topic| topic.waiting),
             sum(|topic| topic.in_flight),
             sum(|topic| topic.set_aside),
+            sum(|topic| topic.parked_keys),
             sum(|topic| topic.dead_letters),
             self.consumers.to_string(),
+            if self.paused { "paused" } else { "active" }.into(),
         ]
     }
 
@@ -150,14 +204,35 @@ impl Show for SubscriptionInfo {
 
     fn details(&self) -> Vec<(&'static str, String)> {
         let lines = self.topics.iter().map(|topic| {
+            let keys = match (topic.behind_key, topic.parked_keys) {
+                (0, 0) => String::new(),
+                (behind, parked) => format!(" ({behind} behind their key), {parked} parked keys"),
+            };
             format!(
-                "{}: next {}, {} waiting, {} in flight, {} set aside, {} dead letters",
+                "{}: next {}, {} waiting, {} in flight, {} set aside{keys}, {} dead letters",
                 topic.topic, topic.next, topic.waiting, topic.in_flight, topic.set_aside, topic.dead_letters
             )
         });
         let backoff = &self.subscription.backoff;
         let time = |duration| humantime::format_duration(duration).to_string();
         let mut all: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        let order = match self.subscription.order {
+            Order::None => "none",
+            Order::Key => "key",
+        };
+        let sharing = match self.subscription.sharing {
+            Sharing::Shared => "shared",
+            Sharing::Failover => "failover",
+            Sharing::Exclusive => "exclusive",
+        };
+        all.push(("order", order.into()));
+        all.extend(self.subscription.priorities.then(|| ("priorities", "yes".to_owned())));
+        all.push(("sharing", sharing.into()));
+        if let Some(filter) = &self.subscription.filter {
+            let headers = filter.headers.iter().map(|(name, value)| one_line(&format!("{name}: {value}")));
+            all.extend(headers.map(|header| ("filter", header)));
+            all.extend(filter.jq.as_deref().map(|program| ("filter", format!("jq {}", one_line(program)))));
+        }
         all.push(("max failures", self.subscription.max_failures.to_string()));
         all.push((
             "backoff",

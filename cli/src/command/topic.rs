@@ -18,6 +18,7 @@ use crate::output::{Show, size};
 #[command(after_help = "\
 Examples:
   crossdock topic create orders --max-age 30d
+  crossdock topic create prices --compact --max-age forever
   crossdock topic ls
   crossdock topic get orders -o yaml")]
 pub(super) struct Arguments {
@@ -66,6 +67,9 @@ struct Create {
     /// Let retention drop messages that a subscription has not settled yet
     #[arg(long)]
     drop_unread: bool,
+    /// Keep only the newest message of each key, as far as subscriptions have settled the older ones
+    #[arg(long)]
+    compact: bool,
     /// How long message ids are remembered, to store each once; 0s for not at all [default: 10m]
     #[arg(long, value_name = "DURATION", value_parser = human::parse)]
     dedup_window: Option<Duration>,
@@ -101,7 +105,7 @@ impl Create {
                 max_bytes: self.max_bytes.map(|size| size.0),
                 max_messages: self.max_messages,
                 drop_unread: self.drop_unread,
-                compact: false,
+                compact: self.compact,
             },
             dedup_window: self.dedup_window.unwrap_or(usual.dedup_window),
             max_message_bytes: self.max_message_bytes.map_or(usual.max_message_bytes, Size::bytes),
@@ -200,6 +204,7 @@ fn keeps(retention: &Retention) -> String {
     ]
     .into_iter()
     .flatten()
+    .chain(retention.compact.then(|| "the newest of each key".to_owned()))
     .collect();
     if limits.is_empty() { "forever".into() } else { limits.join(", ") }
 }

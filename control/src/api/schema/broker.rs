@@ -1,6 +1,9 @@
 //! What the contract's types look like in JSON.
 #![allow(dead_code)] // the fields are read by the derive alone
 
+use std::collections::BTreeMap;
+
+use serde::Serialize;
 use utoipa::openapi::schema::{ObjectBuilder, OneOfBuilder, SchemaType, Type};
 use utoipa::openapi::{RefOr, Schema};
 use utoipa::{PartialSchema, ToSchema};
@@ -85,6 +88,8 @@ pub(crate) struct Retention {
     max_messages: Option<u64>,
     /// Whether messages may go that a subscription has not settled yet.
     drop_unread: Option<bool>,
+    /// Keeps only the newest message of each key, beside what the limits say; `false` unless said.
+    compact: Option<bool>,
 }
 
 /// What is known of a topic.
@@ -124,6 +129,45 @@ pub(crate) struct Subscription {
     lease: Option<String>,
     /// How many messages may be with consumers at one time, in each topic.
     max_in_flight: Option<u32>,
+    /// In which order messages are delivered; `none` unless said.
+    order: Option<Order>,
+    /// Whether messages of higher priority overtake others that wait; not together with `order: key`.
+    priorities: Option<bool>,
+    /// Who of those who have joined gets messages; `shared` unless said.
+    sharing: Option<Sharing>,
+    /// Which messages it is about; others count as settled.
+    filter: Option<Filter>,
+}
+
+/// In which order a subscription delivers.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Order {
+    /// As fast as consumers take.
+    None,
+    /// Messages of one key one after another.
+    Key,
+}
+
+/// Who of the consumers that have joined gets messages.
+#[derive(Serialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub(crate) enum Sharing {
+    /// All of them.
+    Shared,
+    /// The one that joined first; when it leaves, the next.
+    Failover,
+    /// The only one.
+    Exclusive,
+}
+
+/// A choice among messages. All that is given must be true; what cannot be evaluated is delivered.
+#[derive(ToSchema)]
+pub(crate) struct Filter {
+    /// The message has these headers with exactly these values.
+    headers: Option<BTreeMap<String, String>>,
+    /// A jq program over the payload as JSON, such as `.total > 100`.
+    jq: Option<String>,
 }
 
 /// How long to wait before trying again.
@@ -146,6 +190,8 @@ pub(crate) struct SubscriptionInfo {
     revision: u64,
     /// How many consumers have joined.
     consumers: u64,
+    /// Whether an operator has paused it: nothing is delivered until it is resumed.
+    paused: bool,
     /// How it stands in each of its topics.
     topics: Vec<TopicProgress>,
 }
@@ -163,6 +209,10 @@ pub(crate) struct TopicProgress {
     in_flight: u64,
     /// Messages set aside for a backoff or a delivery time.
     set_aside: u64,
+    /// Messages that wait for an earlier one of their key (of `set_aside`).
+    behind_key: u64,
+    /// Keys that are parked.
+    parked_keys: u64,
     /// Messages in the dead letters.
     dead_letters: u64,
 }

@@ -28,6 +28,7 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
     let retention = crossdock_topics::Retention {
         max_bytes: Some(1),
         max_messages: Some(1),
+        compact: true,
         ..crossdock_topics::Retention::default()
     };
     assert_eq!(described::<Topic>(), serialized(&topic));
@@ -42,7 +43,17 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
         held_by: Some(String::new()),
     };
     assert_eq!(described::<TopicInfo>(), serialized(&info));
-    let subscription = crossdock_topics::Subscription::new("s".parse().unwrap(), vec!["a".parse().unwrap()]);
+    let mut subscription =
+        crossdock_topics::Subscription::new("s".parse().unwrap(), vec!["a".parse().unwrap()]);
+    subscription.order = crossdock_topics::Order::Key;
+    subscription.priorities = true;
+    subscription.sharing = crossdock_topics::Sharing::Failover;
+    let filter = crossdock_topics::Filter {
+        headers: [("a".to_owned(), "b".to_owned())].into(),
+        jq: Some(".a".into()),
+    };
+    assert_eq!(described::<Filter>(), serialized(&filter));
+    subscription.filter = Some(filter);
     assert_eq!(described::<Subscription>(), serialized(&subscription));
     assert_eq!(described::<Backoff>(), serialized(&subscription.backoff));
     let progress = crossdock_topics::TopicProgress {
@@ -51,6 +62,8 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
         waiting: 0,
         in_flight: 0,
         set_aside: 0,
+        behind_key: 0,
+        parked_keys: 0,
         dead_letters: 0,
     };
     assert_eq!(described::<TopicProgress>(), serialized(&progress));
@@ -58,6 +71,7 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
         subscription,
         revision: 1,
         consumers: 0,
+        paused: false,
         topics: vec![progress],
     };
     assert_eq!(described::<SubscriptionInfo>(), serialized(&info));
