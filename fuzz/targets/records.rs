@@ -14,7 +14,7 @@ fuzz_target!(|data: &[u8]| {
         let again = Record::of(&message).expect("what was checked is within the limits");
         assert_eq!(again.to_message(), message);
     }
-    let Ok(batch) = Batch::from_packed(data) else { return };
+    let Ok(batch) = Batch::from_packed(Bytes::copy_from_slice(data)) else { return };
     assert_eq!(batch.as_bytes(), data);
     let run = Bytes::copy_from_slice(data);
     let (mut at, mut count, mut largest) = (0, 0, 0);

@@ -40,6 +40,7 @@ const DELIVER_AT: u16 = 1 << 1;
 const PRIORITY: u16 = 1 << 2;
 const KEY: u16 = 1 << 3;
 const ID: u16 = 1 << 4;
+const REPLY_TO: u16 = 1 << 6;
 const TRACEPARENT: u16 = 1 << 8;
 const HEADERS: u16 = 1 << 9;
 const KNOWN: u16 = (1 << 10) - 1;
@@ -47,10 +48,43 @@ const KNOWN: u16 = (1 << 10) - 1;
 /// Packed messages on their way to a topic.
 #[derive(Clone, Debug, Default)]
 pub struct Batch {
-    bytes: BytesMut,
+    bytes: Packed,
     count: u32,
     largest: u32,
     fields: u16,
+}
+
+/// The bytes of a batch: its own, to which more can be added, or somebody else's, which are shared.
+#[derive(Clone, Debug)]
+enum Packed {
+    Own(BytesMut),
+    Shared(Bytes),
+}
+
+impl Default for Packed {
+    fn default() -> Self {
+        Self::Own(BytesMut::new())
+    }
+}
+
+impl Packed {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The bytes to add to; what is shared is copied first.
+    fn own(&mut self) -> &mut BytesMut {
+        if let Self::Shared(bytes) = self {
+            *self = Self::Own(BytesMut::from(&bytes[..]));
+        }
+        match self {
+            Self::Own(bytes) => bytes,
+            Self::Shared(_) => unreachable!("it was made its own"),
+        }
+    }
 }
 
 impl Batch {
@@ -67,7 +101,7 @@ impl Batch {
     /// An empty batch with room for `bytes`.
     #[must_use]
     pub fn with_capacity(bytes: usize) -> Self {
-        Self { bytes: BytesMut::with_capacity(bytes), ..Self::default() }
+        Self { bytes: Packed::Own(BytesMut::with_capacity(bytes)), ..Self::default() }
     }
 
     /// Packs one more message.
@@ -78,25 +112,40 @@ impl Batch {
     pub fn push(&mut self, message: &Message) -> Result<(), Error> {
         message.check()?;
         let length = encoded_len(message);
-        if self.len() == MAX_BATCH_MESSAGES || self.bytes.len() + length > MAX_BATCH_BYTES {
+        if self.len() == MAX_BATCH_MESSAGES || self.as_bytes().len() + length > MAX_BATCH_BYTES {
             return Err(Error::new(
                 ErrorCode::TooLarge,
                 format!("a batch holds at most {MAX_BATCH_MESSAGES} messages and {MAX_BATCH_BYTES} bytes"),
             )
             .hint("send it as several batches"));
         }
-        self.bytes.reserve(length);
-        self.fields |= encode(message, length, &mut self.bytes);
+        let bytes = self.bytes.own();
+        bytes.reserve(length);
+        self.fields |= encode(message, length, bytes);
         self.count += 1;
         self.largest = self.largest.max(u32::try_from(message.payload.len()).unwrap_or(u32::MAX));
         Ok(())
     }
 
-    /// Takes packed bytes from somebody else, after checking every length, limit and text in them.
+    /// Adds all messages of another batch; gives whether there was room for them.
+    pub fn append(&mut self, other: &Self) -> bool {
+        let (count, bytes) = (self.len() + other.len(), self.as_bytes().len() + other.as_bytes().len());
+        if count > MAX_BATCH_MESSAGES || bytes > MAX_BATCH_BYTES {
+            return false;
+        }
+        self.bytes.own().extend_from_slice(other.as_bytes());
+        self.count += other.count;
+        self.largest = self.largest.max(other.largest);
+        self.fields |= other.fields;
+        true
+    }
+
+    /// Takes packed bytes from somebody else, after checking every length, limit and text in them. Nothing is copied.
     ///
     /// # Errors
     /// [`ErrorCode::InvalidArgument`] with the place of the first thing that is wrong.
-    pub fn from_packed(bytes: &[u8]) -> Result<Self, Error> {
+    pub fn from_packed(bytes: impl Into<Bytes>) -> Result<Self, Error> {
+        let bytes = bytes.into();
         if bytes.len() > MAX_BATCH_BYTES {
             return Err(Error::new(
                 ErrorCode::TooLarge,
@@ -117,7 +166,7 @@ impl Batch {
             }
             at += 4 + record.len();
         }
-        batch.bytes = BytesMut::from(bytes);
+        batch.bytes = Packed::Shared(bytes);
         Ok(batch)
     }
 
@@ -136,13 +185,28 @@ impl Batch {
     /// The packed records.
     #[must_use]
     pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
+        self.bytes.as_slice()
+    }
+
+    /// The packed records, to be shared.
+    #[must_use]
+    pub fn into_bytes(self) -> Bytes {
+        match self.bytes {
+            Packed::Own(bytes) => bytes.freeze(),
+            Packed::Shared(bytes) => bytes,
+        }
     }
 
     /// The size of the largest payload in it.
     #[must_use]
     pub fn largest_payload(&self) -> usize {
         self.largest as usize
+    }
+
+    /// Whether any message in it names where it would like an answer.
+    #[must_use]
+    pub fn has_reply_to(&self) -> bool {
+        self.fields & REPLY_TO != 0
     }
 
     /// Whether any message in it has an id, and so takes part in deduplication.
@@ -153,7 +217,7 @@ impl Batch {
 
     /// The records, each as it is packed (with its length before it), in order.
     pub fn records(&self) -> impl Iterator<Item = PackedRecord<'_>> {
-        packed(&self.bytes)
+        packed(self.as_bytes())
     }
 }
 
@@ -191,6 +255,12 @@ impl<'a> PackedRecord<'a> {
         text_at(&self.0[4..], KEY).map(|range| &self.0[4..][range])
     }
 
+    /// Where the sender would like an answer.
+    #[must_use]
+    pub fn reply_to(self) -> Option<&'a [u8]> {
+        text_at(&self.0[4..], REPLY_TO).map(|range| &self.0[4..][range])
+    }
+
     /// When it expires, and when it may first be delivered.
     #[must_use]
     pub fn times(self) -> (Option<Timestamp>, Option<Timestamp>) {
@@ -218,7 +288,7 @@ impl Record {
     /// # Errors
     /// Those of [`Message::check`].
     pub fn of(message: &Message) -> Result<Self, Error> {
-        Ok(Self { bytes: Batch::of(message)?.bytes.freeze().slice(4..) })
+        Ok(Self { bytes: Batch::of(message)?.into_bytes().slice(4..) })
     }
 
     /// Takes one packed record (without the length before it) from somebody else, after checking every length,
@@ -272,7 +342,7 @@ impl Record {
     /// Where the sender would like an answer.
     #[must_use]
     pub fn reply_to(&self) -> Option<&str> {
-        self.text(1 << 6)
+        self.text(REPLY_TO)
     }
 
     /// The media type of the payload.
@@ -397,7 +467,7 @@ fn texts(message: &Message) -> [(u16, Option<&ByteString>); 6] {
         (KEY, message.key.as_ref()),
         (ID, message.id.as_ref()),
         (1 << 5, message.correlation_id.as_ref()),
-        (1 << 6, message.reply_to.as_ref()),
+        (REPLY_TO, message.reply_to.as_ref()),
         (1 << 7, message.content_type.as_ref()),
         (TRACEPARENT, message.traceparent.as_ref()),
     ]
@@ -584,93 +654,4 @@ fn validate(record: &[u8]) -> Result<(u16, usize), &'static str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn text() -> impl Strategy<Value = ByteString> {
-        "\\PC{1,20}".prop_map(ByteString::from)
-    }
-
-    prop_compose! {
-        fn message()(
-            texts in proptest::array::uniform6(proptest::option::of(text())),
-            expires_at in proptest::option::of(any::<i64>().prop_map(Timestamp)),
-            deliver_at in proptest::option::of(any::<i64>().prop_map(Timestamp)),
-            priority in 0u8..10,
-            headers in proptest::collection::vec((text(), text()), 0..5),
-            payload in proptest::collection::vec(any::<u8>(), 0..300),
-        ) -> Message {
-            let [key, id, correlation_id, reply_to, content_type, traceparent] = texts;
-            Message { key, id, correlation_id, reply_to, content_type, traceparent, expires_at, deliver_at,
-                priority, headers, payload: payload.into() }
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn what_is_packed_is_what_comes_out(messages in proptest::collection::vec(message(), 0..6)) {
-            let mut batch = Batch::default();
-            for message in &messages { batch.push(message).unwrap(); }
-            let checked = Batch::from_packed(batch.as_bytes()).unwrap();
-            prop_assert_eq!(checked.len(), messages.len());
-            prop_assert_eq!(checked.has_ids(), batch.has_ids());
-            prop_assert_eq!(checked.largest_payload(), batch.largest_payload());
-            let run = batch.bytes.clone().freeze();
-            let mut at = 0;
-            for (message, packed) in messages.iter().zip(batch.records()) {
-                let (record, next) = Record::slice(&run, at).unwrap();
-                at = next;
-                prop_assert_eq!(&record.to_message(), message);
-                prop_assert_eq!(packed.id(), message.id.as_ref().map(|t| t.as_bytes().as_ref()));
-                prop_assert_eq!(packed.key(), message.key.as_ref().map(|t| t.as_bytes().as_ref()));
-                prop_assert_eq!(packed.times(), (message.expires_at, message.deliver_at));
-            }
-            prop_assert_eq!(at, run.len());
-        }
-
-        #[test]
-        fn foreign_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
-            if let Ok(batch) = Batch::from_packed(&bytes) {
-                let run = Bytes::from(bytes);
-                let mut at = 0;
-                for _ in 0..batch.len() {
-                    let (record, next) = Record::slice(&run, at).unwrap();
-                    at = next;
-                    let _ = record.to_message();
-                }
-            }
-        }
-
-        #[test]
-        fn a_flipped_bit_never_panics(message in message(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let mut bytes = Batch::of(&message).unwrap().bytes;
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            let _ = Batch::from_packed(&bytes);
-        }
-
-        #[test]
-        fn one_record_is_checked_like_a_batch(message in message(), at in any::<prop::sample::Index>(), bit in 0u8..8) {
-            let packed = Record::of(&message).unwrap();
-            let again = Record::from_packed(packed.as_bytes().clone()).unwrap();
-            prop_assert_eq!(again.to_message(), message);
-            let mut bytes = packed.as_bytes().to_vec();
-            let at = at.index(bytes.len());
-            bytes[at] ^= 1 << bit;
-            if let Ok(record) = Record::from_packed(bytes.into()) {
-                let _ = record.to_message();
-            }
-            prop_assert!(Record::from_packed(Bytes::from_static(&[0])).is_err());
-        }
-    }
-
-    #[test]
-    fn limits_are_named() {
-        let error = Batch::of(&Message::new("x").with_key("k".repeat(2000))).unwrap_err();
-        assert_eq!(error.code, ErrorCode::TooLarge);
-        assert!(error.message.contains("key") && error.message.contains("1024"), "{error}");
-        assert_eq!(Batch::of(&Message::new("x").with_id("")).unwrap_err().code, ErrorCode::InvalidArgument);
-    }
-}
+mod tests;

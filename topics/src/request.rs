@@ -45,6 +45,11 @@ impl Responder {
         self.0.is_closed()
     }
 
+    /// Resolves when the caller has gone.
+    pub async fn abandoned(&mut self) {
+        self.0.closed().await;
+    }
+
     /// What a caller is told when the server went away without an answer.
     #[must_use]
     pub fn gone() -> Error {

@@ -167,7 +167,7 @@ pub(crate) fn outputs(
         if length > payload.len() {
             return Err(Error::internal("the process announced more outputs than it sent"));
         }
-        batches.push((topic, Batch::from_packed(&payload.split_to(length))?));
+        batches.push((topic, Batch::from_packed(payload.split_to(length))?));
     }
     Ok((batches, payload))
 }
