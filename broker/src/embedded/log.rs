@@ -57,7 +57,9 @@ pub(super) struct Writing {
     builder: Option<Builder>,
     finished: Vec<(Bytes, Arc<Block>)>,
     /// All blocks before this offset have been deleted.
-    pub(super) trimmed_to: u64,
+    pub(super) deleted_to: u64,
+    /// The bytes of blocks that were dropped and not deleted yet.
+    pub(super) undeleted: u64,
     /// When retention is worth another look.
     pub(super) upkeep_at: Timestamp,
     /// When retention by age is, which may cost reading a part of the log.
@@ -108,7 +110,8 @@ impl TopicLog {
                 dedup: None,
                 builder: None,
                 finished: Vec::new(),
-                trimmed_to: 0,
+                deleted_to: 0,
+                undeleted: 0,
                 upkeep_at: Timestamp(0),
                 age_at: Timestamp(0),
                 excess: 0,

@@ -137,8 +137,8 @@ impl Log for Embedded {
         Ok(topics)
     }
 
-    async fn purge(&self, _name: &TopicName, _before: Option<u64>) -> Result<u64> {
-        Err(unbuilt("purge"))
+    async fn purge(&self, name: &TopicName, before: Option<u64>) -> Result<u64> {
+        self.shared.ask(|answer| Command::Purge { name: name.clone(), before, answer }).await
     }
 
     fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Published {

@@ -75,6 +75,11 @@ pub(super) enum Command {
         name: TopicName,
         answer: oneshot::Sender<Result<()>>,
     },
+    Purge {
+        name: TopicName,
+        before: Option<u64>,
+        answer: oneshot::Sender<Result<u64>>,
+    },
     PutSubscription {
         subscription: Subscription,
         expect: Expect,
@@ -116,6 +121,7 @@ pub(super) enum Answer {
     Settled(oneshot::Sender<Result<Settled>>, Result<Settled>),
     Count(oneshot::Sender<Result<usize>>, Result<usize>),
     Revision(oneshot::Sender<Result<Revision>>, Result<Revision>),
+    Offset(oneshot::Sender<Result<u64>>, Result<u64>),
     Lease(oneshot::Sender<Result<LeaseId>>, Result<LeaseId>),
     Done(oneshot::Sender<Result<()>>, Result<()>),
 }
@@ -133,7 +139,7 @@ impl Answer {
             Self::Publish(to, result) => to.send(pick(result, failure)),
             Self::Settled(to, result) => drop(to.send(pick(result, failure))),
             Self::Count(to, result) => drop(to.send(pick(result, failure))),
-            Self::Revision(to, result) => drop(to.send(pick(result, failure))),
+            Self::Revision(to, result) | Self::Offset(to, result) => drop(to.send(pick(result, failure))),
             Self::Lease(to, result) => drop(to.send(pick(result, failure))),
             Self::Done(to, result) => drop(to.send(pick(result, failure))),
         }
@@ -342,6 +348,12 @@ impl Writer {
                 let result = self.delete_topic(&name);
                 self.pass.answers.push(Answer::Done(answer, result));
             }
+            Command::Purge { name, before, answer } => {
+                // What is dropped is looked up in the log, which must have what came before this.
+                self.commit();
+                let result = self.purge(&name, before);
+                self.pass.answers.push(Answer::Offset(answer, result));
+            }
             Command::PutSubscription { subscription, expect, answer } => {
                 // A place by time is looked up in the log, which must have what came before this.
                 self.commit();
@@ -394,6 +406,7 @@ impl Writer {
             | Command::Put { answer, .. }
             | Command::Delete { answer, .. } => Answer::Revision(answer, Err(failure())),
             Command::Grant { answer, .. } => Answer::Lease(answer, Err(failure())),
+            Command::Purge { answer, .. } => Answer::Offset(answer, Err(failure())),
             Command::DeleteTopic { answer, .. }
             | Command::DeleteSubscription { answer, .. }
             | Command::KeepAlive { answer, .. }

@@ -90,6 +90,15 @@ macro_rules! conformance_cases {
                 says_where_to_go_on_when_nothing_comes,
                 an_unknown_topic_is_refused,
             ]
+            purge: [
+                all_that_is_stored_goes_and_the_numbers_go_on,
+                what_lies_before_an_offset_goes,
+                beyond_the_end_is_refused,
+                what_subscriptions_have_of_it_goes_too,
+                consumers_go_on_behind_it,
+                a_restart_does_not_bring_it_back,
+                a_name_is_used_again_under_load,
+            ]
             retention: [
                 by_number,
                 by_size,

@@ -20,6 +20,7 @@ mod freight;
 mod leases;
 mod once;
 mod order;
+mod purge;
 mod reads;
 mod receipts;
 mod requests;

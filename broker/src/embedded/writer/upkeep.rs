@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossdock_topics::{Durability, Result};
+use crossdock_topics::{Durability, Error, Result, TopicName};
 
 use super::Writer;
 use crate::embedded::keys;
@@ -12,6 +12,9 @@ use crate::embedded::log::TopicLog;
 /// So many message ids of all topics together are remembered, at about 100 bytes each; others are read back from
 /// the log when they are needed.
 const MAX_IDS: usize = 1_000_000;
+
+/// So much of a log is dropped before its blocks are deleted, unless a whole segment goes.
+const DELETE_BYTES: u64 = 1024 * 1024;
 
 impl Writer {
     pub(super) fn upkeep(&mut self) {
@@ -105,26 +108,59 @@ impl Writer {
         *log.held_by.lock() = holder.map(|(name, why)| {
             format!("subscription {name} {why} offset {target}; retention would drop what lies before offset {excess}")
         });
-        if target <= log.head() {
-            return Ok(());
-        }
-        let (gone, first) = writing.segments.trim(target, |part| log.facts(database, part))?;
-        log.set_bytes(writing.segments.bytes());
-        // From where the last trim ended, so that the ranges do not pile up on each other.
-        let from = std::mem::replace(&mut writing.trimmed_to, first);
         drop(writing);
-        self.batch.put(keys::head(log.id), target.to_be_bytes());
-        if from < first {
-            self.batch.delete_range_cf(
-                database.family("log"),
-                keys::log(log.id, from),
-                keys::log(log.id, first),
-            );
+        if target > log.head() {
+            self.drop_before(log, target)?;
+            self.require(Durability::Os);
         }
+        Ok(())
+    }
+
+    /// Drops what lies before an offset, because somebody asked for it; gives the first offset that is kept.
+    pub(super) fn purge(&mut self, name: &TopicName, before: Option<u64>) -> Result<u64> {
+        let log = self.topics.get(name).cloned().ok_or_else(|| Error::not_found("topic", name))?;
+        let tail = log.tail();
+        let target = before.unwrap_or(tail);
+        if target > tail {
+            return Err(Error::invalid(format!(
+                "topic {name} ends at offset {tail}, before offset {target}"
+            ))
+            .hint("name an offset up to there, or none to drop all that is stored"));
+        }
+        if target > log.head() {
+            self.drop_before(&log, target)?;
+            self.require(Durability::Fsync);
+        }
+        Ok(log.head())
+    }
+
+    /// Moves the head of a log. Its blocks go when there is enough of them: each range that is deleted slows down
+    /// whoever reads next to it.
+    fn drop_before(&mut self, log: &Arc<TopicLog>, target: u64) -> Result<()> {
+        let database = &self.database;
+        let mut writing = log.writing.lock();
+        let before = writing.segments.bytes();
+        let (gone, first) = writing.segments.trim(target, |part| log.facts(database, part))?;
+        let left = writing.segments.bytes();
+        writing.undeleted += before - left;
+        log.set_bytes(left);
+        self.batch.put(keys::head(log.id), target.to_be_bytes());
+        if !gone.is_empty() || writing.undeleted >= DELETE_BYTES || left == 0 {
+            writing.undeleted = 0;
+            // From where the last one ended, so that the ranges do not pile up on each other.
+            let from = std::mem::replace(&mut writing.deleted_to, first);
+            if from < first {
+                self.batch.delete_range_cf(
+                    database.family("log"),
+                    keys::log(log.id, from),
+                    keys::log(log.id, first),
+                );
+            }
+        }
+        drop(writing);
         for segment in gone {
             self.batch.delete_cf(database.family("segments"), keys::log(log.id, segment.first));
         }
-        self.require(Durability::Os);
         log.set_head(target);
         for subscription in log.subscribers() {
             subscription.trimmed(log, target, self.now);
