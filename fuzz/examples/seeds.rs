@@ -6,7 +6,7 @@ use std::fs;
 use std::path::Path;
 
 use bytes::{Bytes, BytesMut};
-use crossdock_broker::group::{Dead, Place, Waiting};
+use crossdock_broker::group::{Dead, Facts, KeyHash, ParkedSince, Place, Waiting};
 use crossdock_topics::{Batch, Message, Record, Timestamp};
 use crossdock_wire::process::{FromProcess, ToProcess, Verdict};
 use crossdock_wire::{Frame, FrameCodec};
@@ -52,11 +52,26 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     }
     seed("frames", "conversation", &stream)?;
 
-    seed("places", "place", &Place { next: 300, open: vec![1, 2, 200] }.encode())?;
-    let waiting = Waiting { due: Timestamp(1), deliveries: 2, failures: 1, reason: "r".into() };
+    seed("places", "place", &Place { next: 300, open: [1, 2, 200].into_iter().collect() }.encode())?;
+    let facts = Facts { key: Some(KeyHash::of("k")), size: 7, priority: 1 };
+    let waiting = Waiting {
+        due: Timestamp(1),
+        deliveries: 2,
+        failures: 1,
+        reason: "r".into(),
+        facts,
+        parked: Some(ParkedSince(Timestamp(1))),
+        by: None,
+    };
     seed("places", "waiting", &waiting.encode()?)?;
-    let dead =
-        Dead { reason: "r".into(), failures: 3, deliveries: 3, by: Some("s".into()), at: Timestamp(1) };
+    let dead = Dead {
+        reason: "r".into(),
+        failures: 3,
+        deliveries: 3,
+        by: Some("s".into()),
+        at: Timestamp(1),
+        facts,
+    };
     seed("places", "dead", &dead.encode()?)?;
 
     seed("patterns", "many", b"a.**\na.*.b\na.x.b\na.x\n_logs.a\n")?;

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 
 fuzz_target!(|data: &[u8]| {
     if let Ok(place) = Place::decode(data) {
-        assert!(place.open.last().is_none_or(|last| *last < place.next));
+        assert!(place.open.end().is_none_or(|end| end <= place.next));
         assert_eq!(Place::decode(&place.encode()).as_ref(), Ok(&place));
     }
     if let Ok(waiting) = Waiting::decode(data) {

@@ -16,7 +16,8 @@ use super::block::Block;
 use super::keys;
 use super::log::{READ_BYTES, TopicLog};
 use super::publish::unbuilt;
-use super::subscription::{SubscriptionState, Taken};
+use super::subscription::SubscriptionState;
+use super::take::{Again, Taken};
 use super::writer::Command;
 use super::{Embedded, LONGEST_WAIT, Shared};
 use crate::group::Dead;
@@ -29,56 +30,75 @@ impl Shared {
     async fn take(self: &Arc<Self>, state: &Arc<SubscriptionState>, fetch: &Fetch) -> Result<Taken> {
         loop {
             let mut taken = state.take(fetch, self.clock.now());
-            // Whoever asks may go away while the disk is read, and the disk may fail.
-            let mut unread = Unread { shared: self, state, deliveries: Vec::new() };
-            if !taken.again.is_empty() {
-                unread.deliveries.extend(taken.deliveries.iter().map(|delivery| delivery.id));
-                unread.deliveries.extend(taken.again.iter().map(|(_, id, ..)| *id));
-            }
-            // What is delivered again often lies close together.
-            let mut near: Option<(u32, Arc<Block>)> = None;
-            for (log, id, attempt, deliveries) in std::mem::take(&mut taken.again) {
-                if near
-                    .as_ref()
-                    .is_none_or(|(of, block)| *of != log.id || !block.range().contains(&id.offset))
-                {
-                    near = self.block(&log, id.offset).await?.map(|block| (log.id, block));
-                }
-                let found =
-                    near.as_ref().and_then(|(_, block)| Some((block.time(), block.record(id.offset)?)));
-                let Some((time, record)) = found
-                    .filter(|(_, record)| record.expires_at().is_none_or(|expiry| expiry > self.clock.now()))
-                else {
-                    state.forget(id, self.clock.now());
-                    taken.changed = true;
-                    continue;
-                };
-                let topic = log.name.clone();
-                taken.deliveries.push(Delivery {
-                    id,
-                    topic,
-                    offset: id.offset,
-                    time,
-                    attempt,
-                    deliveries,
-                    record,
-                });
-            }
-            unread.deliveries.clear();
+            let forgotten = self.look_up_again(state, &mut taken).await?;
             if taken.changed && !state.persist_asked.swap(true, Ordering::AcqRel) {
                 self.command(Command::Persist(state.clone()))?;
             }
-            match taken.missing.take() {
-                Some((log, offset)) if taken.deliveries.is_empty() => {
-                    let blocks = self.blocks(&log, offset.max(log.head()), READ_BYTES).await?;
-                    // Whatever has become of that topic, it is not waited for here.
-                    if !state.supply(&log, offset, blocks)? {
-                        return Ok(taken);
-                    }
+            if !taken.deliveries.is_empty() {
+                return Ok(taken);
+            }
+            if let Some((log, offset)) = taken.missing.take() {
+                let blocks = self.blocks(&log, offset.max(log.head()), READ_BYTES).await?;
+                // Whatever has become of that topic, it is not waited for here.
+                if !state.supply(&log, offset, blocks)? {
+                    return Ok(taken);
                 }
-                _ => return Ok(taken),
+            } else if taken.unfinished {
+                // However much is passed over, others have their turn in between.
+                tokio::task::yield_now().await;
+            } else if !forgotten {
+                return Ok(taken);
             }
         }
+    }
+
+    /// Looks up the records of what is delivered and was looked at before; gives whether some of it cannot be
+    /// delivered any more.
+    async fn look_up_again(
+        self: &Arc<Self>,
+        state: &Arc<SubscriptionState>,
+        taken: &mut Taken,
+    ) -> Result<bool> {
+        if taken.again.is_empty() {
+            return Ok(false);
+        }
+        // Whoever asks may go away while the disk is read, and the disk may fail.
+        let held = taken.deliveries.iter().map(|delivery| delivery.id);
+        let held = held.chain(taken.again.iter().map(|again| again.id)).collect();
+        let mut unread = Unread { shared: self, state, deliveries: held };
+        // What is delivered again often lies close together, if not in order.
+        let again = std::mem::take(&mut taken.again);
+        let mut by_place: Vec<usize> = (0..again.len()).collect();
+        by_place.sort_unstable_by_key(|index| (again[*index].id.log, again[*index].id.offset));
+        let mut found: Vec<Option<(Timestamp, Record)>> = vec![None; again.len()];
+        let mut near: Option<(u32, Arc<Block>)> = None;
+        for index in by_place {
+            let Again { log, id, .. } = &again[index];
+            if near.as_ref().is_none_or(|(of, block)| *of != log.id || !block.range().contains(&id.offset)) {
+                near = self.block(log, id.offset).await?.map(|block| (log.id, block));
+            }
+            found[index] =
+                near.as_ref().and_then(|(_, block)| Some((block.time(), block.record(id.offset)?)));
+        }
+        let now = self.clock.now();
+        let mut forgotten = false;
+        let mut others = std::mem::take(&mut taken.deliveries).into_iter().enumerate().peekable();
+        for (Again { log, id, attempt, deliveries, after }, found) in again.into_iter().zip(found) {
+            while let Some((_, delivery)) = others.next_if(|(index, _)| *index < after) {
+                taken.deliveries.push(delivery);
+            }
+            let is_current = |record: &Record| record.expires_at().is_none_or(|expiry| expiry > now);
+            let Some((time, record)) = found.filter(|(_, record)| is_current(record)) else {
+                state.forget(id, now);
+                (forgotten, taken.changed) = (true, true);
+                continue;
+            };
+            let (topic, offset) = (log.name.clone(), id.offset);
+            taken.deliveries.push(Delivery { id, topic, offset, time, attempt, deliveries, record });
+        }
+        taken.deliveries.extend(others.map(|(_, delivery)| delivery));
+        unread.deliveries.clear();
+        Ok(forgotten)
     }
 
     /// One message of a topic, wherever it is.

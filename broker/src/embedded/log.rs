@@ -20,6 +20,7 @@ use super::block::{Block, Builder};
 use super::database::Database;
 use super::dedup::Dedup;
 use super::keys;
+use super::members::Listed;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::sources::Sources;
 use super::subscription::SubscriptionState;
@@ -41,7 +42,7 @@ pub(super) struct TopicLog {
     recent: RwLock<VecDeque<Arc<Block>>>,
     /// Wakes those who read without a subscription.
     pub(super) moved: Notify,
-    subscribers: RwLock<Vec<Arc<SubscriptionState>>>,
+    subscribers: RwLock<Vec<(Arc<SubscriptionState>, Arc<Listed>)>>,
     pub(super) held_by: Mutex<Option<String>>,
     pub(super) writing: Mutex<Writing>,
 }
@@ -176,19 +177,19 @@ impl TopicLog {
         self.bytes.store(bytes, Ordering::Relaxed);
     }
 
-    pub(super) fn attach(&self, subscription: &Arc<SubscriptionState>) {
+    pub(super) fn attach(&self, subscription: &Arc<SubscriptionState>, listed: Arc<Listed>) {
         let mut subscribers = self.subscribers.write();
-        if !subscribers.iter().any(|known| Arc::ptr_eq(known, subscription)) {
-            subscribers.push(subscription.clone());
+        if !subscribers.iter().any(|(known, _)| Arc::ptr_eq(known, subscription)) {
+            subscribers.push((subscription.clone(), listed));
         }
     }
 
     pub(super) fn detach(&self, subscription: &Arc<SubscriptionState>) {
-        self.subscribers.write().retain(|known| !Arc::ptr_eq(known, subscription));
+        self.subscribers.write().retain(|(known, _)| !Arc::ptr_eq(known, subscription));
     }
 
     pub(super) fn subscribers(&self) -> Vec<Arc<SubscriptionState>> {
-        self.subscribers.read().clone()
+        self.subscribers.read().iter().map(|(subscription, _)| subscription.clone()).collect()
     }
 
     /// Makes blocks visible, in order, and wakes who waits for them.
@@ -198,8 +199,8 @@ impl TopicLog {
         self.last.store(last.time().0, Ordering::Relaxed);
         self.tail.store(last.range().end, Ordering::Release);
         self.moved.notify_waiters();
-        for subscription in self.subscribers.read().iter() {
-            subscription.wake();
+        for (subscription, listed) in self.subscribers.read().iter() {
+            subscription.moved(listed);
         }
     }
 

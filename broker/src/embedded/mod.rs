@@ -12,8 +12,10 @@ mod database;
 mod dedup;
 mod keys;
 mod log;
+mod members;
 mod publish;
 mod queue;
+mod reader;
 mod recovery;
 mod requests;
 mod segments;
@@ -22,6 +24,7 @@ mod sources;
 mod store;
 mod subscription;
 mod syncer;
+mod take;
 #[cfg(test)]
 mod tests;
 mod writer;

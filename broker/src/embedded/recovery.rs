@@ -11,10 +11,11 @@ use super::block::Block;
 use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
+use super::reader::Regard;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::subscription::SubscriptionState;
 use super::writer::{Numbers, Recovered};
-use crate::group::{Group, Place, Rules, Waiting};
+use crate::group::{Dead, Group, Place, Rules, Saved, Waiting};
 
 /// Everything that a database held.
 pub(super) struct State {
@@ -50,8 +51,7 @@ pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State
         let state = Arc::new(SubscriptionState::new(id, definition.clone(), revision));
         for log in &topics {
             if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
-                state.attach(log.clone(), read_group(database, &definition, id, log, token())?);
-                log.attach(&state);
+                state.attach(log, read_group(database, &definition, id, log, token())?);
             }
         }
         subscriptions.push(state);
@@ -175,18 +175,41 @@ fn read_group(
 ) -> Result<Group, Error> {
     let place = match database.get("groups", &keys::place(subscription, log.id))? {
         Some(bytes) => Place::decode(&bytes)?,
-        None => Place { next: log.head(), open: Vec::new() },
+        None => Place::at(log.head()),
     };
-    let (mut waiting, mut dead) = (Vec::new(), Vec::new());
+    let mut saved = Saved::from(place);
     let prefix = keys::group(subscription, log.id);
     database.scan("groups", &prefix, &prefix, |key, value| {
         let offset = key.get(9..).and_then(keys::u64_of);
         match (key[8], offset) {
-            (keys::WAITING, Some(offset)) => waiting.push((offset, Waiting::decode(value)?)),
-            (keys::DEAD, Some(offset)) => dead.push(offset),
+            (keys::WAITING, Some(offset)) => saved.waiting.push((offset, Waiting::decode(value)?)),
+            (keys::DEAD, Some(offset)) => saved.dead.push((offset, Dead::decode(value)?.facts)),
             _ => {}
         }
         Ok(true)
     })?;
-    Ok(Group::new(Rules::from(definition), place, waiting, dead, token))
+    let regard = Regard::new(definition);
+    if regard.has_facts() {
+        read_facts(database, log, &regard, &mut saved)?;
+    }
+    Ok(Group::new(Rules::from(definition), saved, token))
+}
+
+/// What the log says of the messages that are open and have no record.
+fn read_facts(
+    database: &Database,
+    log: &TopicLog,
+    regard: &Regard<'_>,
+    saved: &mut Saved,
+) -> Result<(), Error> {
+    let mut near: Option<Arc<Block>> = None;
+    for offset in saved.place.open.iter() {
+        if near.as_ref().is_none_or(|block| block.range().end <= offset) {
+            near = log.load(database, offset, 0)?.into_iter().next();
+        }
+        if let Some(record) = near.as_ref().and_then(|block| block.record(offset)) {
+            saved.facts.insert(offset, regard.facts(&record));
+        }
+    }
+    Ok(())
 }

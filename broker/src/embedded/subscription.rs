@@ -1,73 +1,51 @@
-//! One subscription at work: its groups (one for each topic), its consumers, and how messages reach them.
-//!
-//! [`SubscriptionState::take`] never touches the disk: it works on what is in memory and says what is missing,
-//! so that its lock is held briefly. Whoever fetches loads that, puts it in with [`SubscriptionState::supply`],
-//! and takes again.
+//! One subscription at work: its definition, its consumers, and what becomes of what they were given. How they are
+//! given something is in [`super::take`].
 
-use std::collections::{HashSet, VecDeque};
+use std::collections::{BTreeSet, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use crossdock_topics::{
-    ConsumerId, Delivery, DeliveryId, Error, Fetch, Outcome, Record, Revision, Settled, Settlement,
-    Subscription, SubscriptionInfo, SubscriptionName, Timestamp, TopicName, TopicProgress,
+    ConsumerId, DeliveryId, Error, Order, Outcome, Revision, Settled, Settlement, Subscription,
+    SubscriptionInfo, SubscriptionName, Timestamp, TopicName, TopicProgress,
 };
 use parking_lot::Mutex;
 use rocksdb::WriteBatch;
 use tokio::sync::Notify;
 
-use super::block::Block;
 use super::database::Database;
-use super::keys;
-use super::log::{READ_BYTES, Recent, TopicLog};
-use crate::group::{Action, Event, Fresh, Group, Rules};
+use super::log::TopicLog;
+use super::members::{Listed, Listing, Member, Members};
+use super::reader::Peeked;
+use crate::group::{Action, Event, Group, Rules, Slots};
 
 pub(super) struct SubscriptionState {
     pub(super) id: u32,
     pub(super) name: SubscriptionName,
-    inner: Mutex<Inner>,
-    /// Wakes one who waits in a fetch.
+    pub(super) inner: Mutex<Inner>,
+    /// Which topics may have something to take.
+    pub(super) listing: Listing,
+    /// Wakes those who wait in a fetch.
     available: Notify,
     waiting: AtomicUsize,
+    /// Whether it matters who of them is woken; then all are.
+    is_particular: AtomicBool,
     deleted: AtomicBool,
     /// Whether the writer has been asked to persist what changed by itself.
     pub(super) persist_asked: AtomicBool,
 }
 
-struct Inner {
-    definition: Arc<Subscription>,
+pub(super) struct Inner {
+    pub(super) definition: Arc<Subscription>,
     revision: Revision,
-    members: Vec<Member>,
-    /// Which topic comes first next time, so that none starves.
-    turn: usize,
-    consumers: HashSet<ConsumerId>,
-    actions: Vec<Action>,
-}
-
-struct Member {
-    log: Arc<TopicLog>,
-    group: Group,
-    reader: Reader,
-    /// Changes that are to be persisted with the next write.
-    pending: Vec<Action>,
-}
-
-/// What a take gave.
-#[derive(Default)]
-pub(super) struct Taken {
-    /// Messages, ready to be handed out.
-    pub(super) deliveries: Vec<Delivery>,
-    /// Messages that are delivered again, whose records must be looked up.
-    pub(super) again: Vec<(Arc<TopicLog>, DeliveryId, u32, u32)>,
-    /// Where the log must be read before anything new can be delivered.
-    pub(super) missing: Option<(Arc<TopicLog>, u64)>,
-    /// When something becomes deliverable by itself.
-    pub(super) wakes_at: Option<Timestamp>,
-    /// Whether something changed that is to be persisted.
-    pub(super) changed: bool,
-    /// Whether the consumer has not joined, or has left: then there is nothing for it.
-    pub(super) has_left: bool,
+    pub(super) members: Members,
+    /// Those who have joined, the first one first.
+    pub(super) consumers: BTreeSet<ConsumerId>,
+    /// Whose the keys are.
+    pub(super) slots: Slots,
+    pub(super) actions: Vec<Action>,
+    pub(super) peeked: Peeked,
 }
 
 impl SubscriptionState {
@@ -75,14 +53,17 @@ impl SubscriptionState {
         Self {
             id,
             name: definition.name.clone(),
+            is_particular: AtomicBool::new(is_particular(&definition)),
             inner: Mutex::new(Inner {
                 definition: Arc::new(definition),
                 revision,
-                members: Vec::new(),
-                turn: 0,
-                consumers: HashSet::new(),
+                members: Members::default(),
+                consumers: BTreeSet::new(),
+                slots: Slots::default(),
                 actions: Vec::new(),
+                peeked: Peeked::default(),
             }),
+            listing: Listing::default(),
             available: Notify::new(),
             waiting: AtomicUsize::new(0),
             deleted: AtomicBool::new(false),
@@ -95,45 +76,49 @@ impl SubscriptionState {
         (inner.definition.clone(), inner.revision)
     }
 
-    pub(super) fn redefine(&self, definition: Subscription, revision: Revision) {
+    pub(super) fn redefine(&self, definition: Subscription, revision: Revision, now: Timestamp) {
         let mut inner = self.inner.lock();
-        for member in &mut inner.members {
-            member.group.set_rules(Rules::from(&definition));
-        }
+        let rules = Rules::from(&definition);
+        self.is_particular.store(is_particular(&definition), Ordering::SeqCst);
         inner.definition = Arc::new(definition);
         inner.revision = revision;
+        inner.share_out();
+        inner.each(&self.listing, |_| Event::Redefine(&rules), now);
+        for member in inner.members.iter() {
+            self.listing.list(&member.listed);
+        }
         drop(inner);
-        self.wake();
+        self.wake_all();
     }
 
     /// Adds a topic with this group.
-    pub(super) fn attach(&self, log: Arc<TopicLog>, group: Group) {
+    pub(super) fn attach(self: &Arc<Self>, log: &Arc<TopicLog>, group: Group) {
         let mut inner = self.inner.lock();
-        if !inner.members.iter().any(|member| member.log.id == log.id) {
-            inner.members.push(Member { log, group, reader: Reader::default(), pending: Vec::new() });
+        if inner.members.get(log.id).is_some() {
+            return;
         }
+        let listed = inner.members.insert(log.clone(), group);
+        self.listing.list(&listed);
         drop(inner);
+        log.attach(self, listed);
         self.wake();
     }
 
     /// Removes the topics that `keep` does not want.
     pub(super) fn retain(&self, keep: impl Fn(&TopicName) -> bool) -> Vec<Arc<TopicLog>> {
         let mut inner = self.inner.lock();
-        let (kept, gone) =
-            std::mem::take(&mut inner.members).into_iter().partition(|member| keep(&member.log.name));
-        inner.members = kept;
-        let gone: Vec<Member> = gone;
-        gone.into_iter().map(|member| member.log).collect()
+        let gone: Vec<u32> = inner.members.iter().filter(|m| !keep(&m.log.name)).map(|m| m.log.id).collect();
+        gone.into_iter().filter_map(|id| inner.members.remove(id)).map(|member| member.log).collect()
     }
 
     /// Removes one log, which may have the name of another one.
     pub(super) fn retain_logs(&self, gone: &TopicLog) {
-        self.inner.lock().members.retain(|member| member.log.id != gone.id);
+        self.inner.lock().members.remove(gone.id);
         self.wake();
     }
 
     pub(super) fn has_topic(&self, log: &TopicLog) -> bool {
-        self.inner.lock().members.iter().any(|member| member.log.id == log.id)
+        self.inner.lock().members.get(log.id).is_some()
     }
 
     pub(super) fn mark_deleted(&self) {
@@ -146,11 +131,23 @@ impl SubscriptionState {
         self.deleted.load(Ordering::Acquire)
     }
 
-    /// Wakes one who waits. Whoever is woken and takes something wakes the next one.
+    /// A topic has moved: there is something new in it.
+    pub(super) fn moved(&self, listed: &Listed) {
+        self.listing.list(listed);
+        self.wake();
+    }
+
+    /// Wakes one who waits; whoever is woken and takes something wakes the next one. Where messages are not for
+    /// everybody, all are woken.
     pub(super) fn wake(&self) {
         // Either this sees the one who waits, or that one sees what it is woken for.
         fence(Ordering::SeqCst);
-        if self.waiting.load(Ordering::SeqCst) > 0 {
+        if self.waiting.load(Ordering::SeqCst) == 0 {
+            return;
+        }
+        if self.is_particular.load(Ordering::SeqCst) {
+            self.available.notify_waiters();
+        } else {
             self.available.notify_one();
         }
     }
@@ -172,115 +169,26 @@ impl SubscriptionState {
     }
 
     pub(super) fn join(&self, consumer: ConsumerId) {
-        self.inner.lock().consumers.insert(consumer);
+        let mut inner = self.inner.lock();
+        inner.consumers.insert(consumer);
+        inner.share_out();
     }
 
     /// Gives back what the consumer holds.
     pub(super) fn leave(&self, consumer: ConsumerId, now: Timestamp) {
         let mut inner = self.inner.lock();
         if inner.consumers.remove(&consumer) {
-            inner.each(|_| Some(Event::Leave(consumer)), now);
+            inner.share_out();
+            inner.each(&self.listing, |_| Event::Leave(consumer), now);
+            // What was for the one who left is for others now.
+            if inner.definition.order == Order::Key {
+                for member in inner.members.iter().filter(|member| member.group.has_ready()) {
+                    self.listing.list(&member.listed);
+                }
+            }
         }
         drop(inner);
         self.wake();
-    }
-
-    /// Takes messages as far as they are in memory.
-    pub(super) fn take(&self, fetch: &Fetch, now: Timestamp) -> Taken {
-        let mut taken = Taken::default();
-        let mut inner = self.inner.lock();
-        let inner = &mut *inner;
-        // One that has left gives nothing back any more.
-        if fetch.consumer.is_some_and(|consumer| !inner.consumers.contains(&consumer)) {
-            taken.has_left = true;
-            return taken;
-        }
-        let lease = fetch.lease.unwrap_or(inner.definition.lease);
-        let count = inner.members.len();
-        let (mut left, mut bytes) = (fetch.max, fetch.max_bytes);
-        inner.turn = inner.turn.wrapping_add(1);
-        for index in 0..count {
-            if left == 0 || bytes == 0 {
-                break;
-            }
-            let member = &mut inner.members[(inner.turn.wrapping_add(index)) % count];
-            // What expired or waits for its time is passed over, so one look may not be enough.
-            loop {
-                let first = member.group.next();
-                let wanted = member.group.wants_fresh(left);
-                let (fresh, records) = member.reader.peek(&member.log, first, wanted, bytes);
-                if records.is_empty() && wanted > 0 && member.reader.is_behind {
-                    taken.missing = Some((member.log.clone(), first));
-                    // Whose turn it is comes first, even if that means to wait for the disk: otherwise a topic
-                    // that always has something new keeps one that is behind from ever being read.
-                    if taken.deliveries.is_empty() && taken.again.is_empty() {
-                        return taken;
-                    }
-                }
-                let event = Event::Take { consumer: fetch.consumer, max: left, lease, fresh: &fresh };
-                member.group.apply(event, now, &mut inner.actions);
-                for action in inner.actions.drain(..) {
-                    let Action::Deliver { offset, token, attempt, deliveries } = action else {
-                        member.pending.push(action);
-                        continue;
-                    };
-                    left -= 1;
-                    let id = DeliveryId { log: member.log.id, offset, token };
-                    let at = offset.checked_sub(first).and_then(|at| usize::try_from(at).ok());
-                    match at.and_then(|at| records.get(at)) {
-                        Some((time, record, _)) => {
-                            bytes = bytes.saturating_sub(record.size());
-                            taken.deliveries.push(Delivery {
-                                id,
-                                topic: member.log.name.clone(),
-                                offset,
-                                time: *time,
-                                attempt,
-                                deliveries,
-                                record: record.clone(),
-                            });
-                        }
-                        None => taken.again.push((member.log.clone(), id, attempt, deliveries)),
-                    }
-                }
-                let passed = usize::try_from(member.group.next() - first).unwrap_or(0);
-                if let Some((_, _, position)) = passed.checked_sub(1).and_then(|last| records.get(last)) {
-                    member.reader.at = Some((member.group.next(), *position));
-                }
-                if passed == 0 || left == 0 || bytes == 0 {
-                    break;
-                }
-            }
-            taken.changed |= !member.pending.is_empty();
-            taken.wakes_at = taken.wakes_at.into_iter().chain(member.group.wakes_at()).min();
-        }
-        taken
-    }
-
-    /// Puts in blocks of a topic that were read from the disk because `asked` came next; gives whether to take
-    /// again.
-    pub(super) fn supply(&self, log: &TopicLog, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
-        let mut inner = self.inner.lock();
-        let Some(member) = inner.members.iter_mut().find(|member| member.log.id == log.id) else {
-            return Ok(false);
-        };
-        // Retention may have dropped what the group would have read next; nothing else may.
-        if log.head() > member.group.next() {
-            member.group.apply(Event::Trimmed(log.head()), Timestamp(0), &mut member.pending);
-        }
-        let next = member.group.next();
-        if blocks.iter().any(|block| block.range().contains(&next)) {
-            member.reader = Reader { blocks: blocks.into(), at: None, is_behind: false };
-            return Ok(true);
-        }
-        // Meanwhile the group has moved on, or begun anew, or the topic has gone.
-        if next != asked || next >= log.tail() {
-            return Ok(true);
-        }
-        if log.is_deleted() {
-            return Ok(false);
-        }
-        Err(Error::internal(format!("topic {} has a hole in its log at offset {next}", log.name)))
     }
 
     /// Whether all these deliveries are held now, and each is named once: the second time it would be stale.
@@ -288,11 +196,8 @@ impl SubscriptionState {
         let mut seen = HashSet::with_capacity(outcomes.len());
         outcomes.iter().all(|(id, _)| seen.insert(*id))
             && outcomes.iter().all(|(id, _)| {
-                inner
-                    .members
-                    .iter()
-                    .find(|member| member.log.id == id.log)
-                    .is_some_and(|member| member.group.is_live(id.offset, id.token, now))
+                let member = inner.members.get(id.log);
+                member.is_some_and(|member| member.group.is_live(id.offset, id.token, now))
             })
     }
 
@@ -306,7 +211,7 @@ impl SubscriptionState {
         let by = settlement.by.as_deref();
         for (id, outcome) in &settlement.outcomes {
             let event = Event::Settle { offset: id.offset, token: id.token, outcome, by };
-            if inner.one(*id, event, now) {
+            if inner.members.apply(id.log, event, now, &self.listing) {
                 settled.settled += 1;
             } else {
                 settled.stale.push(*id);
@@ -321,7 +226,8 @@ impl SubscriptionState {
         let mut inner = self.inner.lock();
         let mut settled = Settled::default();
         for id in deliveries {
-            if inner.one(*id, Event::Extend { offset: id.offset, token: id.token, lease }, now) {
+            let event = Event::Extend { offset: id.offset, token: id.token, lease };
+            if inner.members.apply(id.log, event, now, &self.listing) {
                 settled.settled += 1;
             } else {
                 settled.stale.push(*id);
@@ -332,19 +238,19 @@ impl SubscriptionState {
 
     /// A message that was to be delivered again cannot be.
     pub(super) fn forget(&self, id: DeliveryId, now: Timestamp) {
-        self.inner.lock().one(id, Event::Forget(id.offset), now);
+        self.inner.lock().members.apply(id.log, Event::Forget(id.offset), now, &self.listing);
+        self.wake();
     }
 
     /// Retention dropped what lies before `head`.
     pub(super) fn trimmed(&self, log: &TopicLog, head: u64, now: Timestamp) {
-        let mut inner = self.inner.lock();
-        inner.each(|member| (member.log.id == log.id).then_some(Event::Trimmed(head)), now);
+        self.inner.lock().members.apply(log.id, Event::Trimmed(head), now, &self.listing);
     }
 
     /// The first offset of a topic that is still needed, and what for.
     pub(super) fn needs(&self, log: &TopicLog) -> Option<(u64, &'static str)> {
         let inner = self.inner.lock();
-        let group = &inner.members.iter().find(|member| member.log.id == log.id)?.group;
+        let group = &inner.members.get(log.id)?.group;
         let unsettled = group.first_unsettled();
         let dead = group.first_dead().filter(|dead| *dead < unsettled);
         Some(dead.map_or((unsettled, "has not settled"), |dead| (dead, "keeps as a dead letter")))
@@ -353,8 +259,8 @@ impl SubscriptionState {
     /// Takes back what was held for too long; gives whether anything changed.
     pub(super) fn tick(&self, now: Timestamp) -> bool {
         let mut inner = self.inner.lock();
-        inner.each(|_| Some(Event::Tick), now);
-        let changed = inner.members.iter().any(|member| !member.pending.is_empty());
+        inner.members.tick(now, &self.listing);
+        let changed = inner.members.is_dirty();
         drop(inner);
         if changed {
             self.wake();
@@ -381,20 +287,20 @@ impl SubscriptionState {
     /// Redrives or discards dead letters: these, or all; gives how many there were.
     pub(super) fn revive(&self, which: Option<&[(TopicName, u64)]>, redrive: bool, now: Timestamp) -> usize {
         let mut inner = self.inner.lock();
-        let inner = &mut *inner;
         let mut done = 0;
-        for member in &mut inner.members {
+        for id in inner.members.ids() {
+            let Some(member) = inner.members.get(id) else { continue };
             let offsets: Vec<u64> = match which {
                 None => member.group.dead_after(None).collect(),
                 Some(these) => these.iter().filter(|(t, _)| *t == member.log.name).map(|(_, o)| *o).collect(),
             };
             for offset in offsets {
-                let event = if redrive { Event::Redrive(offset) } else { Event::Discard(offset) };
-                let before = member.pending.len();
-                member.group.apply(event, now, &mut member.pending);
-                done += usize::from(member.pending.len() > before);
+                let event =
+                    if redrive { Event::Redrive { offset, due: now } } else { Event::Discard(offset) };
+                done += usize::from(inner.members.apply(id, event, now, &self.listing));
             }
         }
+        drop(inner);
         self.wake();
         done
     }
@@ -402,16 +308,7 @@ impl SubscriptionState {
     /// Adds all that is to be persisted to a batch.
     pub(super) fn persist(&self, batch: &mut WriteBatch, database: &Database) -> Result<(), Error> {
         self.persist_asked.store(false, Ordering::Release);
-        let mut inner = self.inner.lock();
-        for member in &mut inner.members {
-            if !member.pending.is_empty() {
-                let pending = std::mem::take(&mut member.pending);
-                write(self.id, member.log.id, &member.group, &pending, batch, database)?;
-                member.pending = pending;
-                member.pending.clear();
-            }
-        }
-        Ok(())
+        self.inner.lock().members.persist(self.id, batch, database)
     }
 
     pub(super) fn info(&self) -> SubscriptionInfo {
@@ -420,16 +317,17 @@ impl SubscriptionState {
             .members
             .iter()
             .map(|member| {
-                let (in_flight, set_aside, dead_letters) = member.group.counts();
+                let (tally, next) = (member.group.tally(), member.group.next());
+                let unseen = member.log.tail().saturating_sub(next.max(member.log.head()));
                 TopicProgress {
-                    behind_key: 0,
-                    parked_keys: 0,
                     topic: member.log.name.clone(),
-                    next: member.group.next(),
-                    waiting: member.log.tail().saturating_sub(member.group.next().max(member.log.head())),
-                    in_flight: in_flight as u64,
-                    set_aside: set_aside as u64,
-                    dead_letters: dead_letters as u64,
+                    next,
+                    waiting: unseen + tally.ahead as u64,
+                    in_flight: tally.in_flight as u64,
+                    set_aside: tally.set_aside as u64,
+                    behind_key: tally.behind_key as u64,
+                    parked_keys: tally.parked_keys as u64,
+                    dead_letters: tally.dead as u64,
                 }
             })
             .collect();
@@ -444,55 +342,24 @@ impl SubscriptionState {
     }
 }
 
-/// Adds a group's changes to a batch, and its place, which they always come with.
-pub(super) fn write(
-    subscription: u32,
-    topic: u32,
-    group: &Group,
-    actions: &[Action],
-    batch: &mut WriteBatch,
-    database: &Database,
-) -> Result<(), Error> {
-    let family = database.family("groups");
-    let key = |kind, offset| keys::message(subscription, topic, kind, offset);
-    for action in actions {
-        match action {
-            Action::Record { offset, waiting } => {
-                batch.put_cf(family, key(keys::WAITING, *offset), waiting.encode()?);
-            }
-            Action::Erase(offset) => batch.delete_cf(family, key(keys::WAITING, *offset)),
-            Action::Bury { offset, dead } => batch.put_cf(family, key(keys::DEAD, *offset), dead.encode()?),
-            Action::Exhume(offset) => batch.delete_cf(family, key(keys::DEAD, *offset)),
-            Action::Deliver { .. } | Action::Place | Action::Stale | Action::Available => {}
-        }
-    }
-    batch.put_cf(family, keys::place(subscription, topic), group.place().encode());
-    Ok(())
+/// Whether messages are for some consumers and not for others.
+fn is_particular(definition: &Subscription) -> bool {
+    definition.order == Order::Key
 }
 
 impl Inner {
-    /// One event for the group of a delivery; gives whether the delivery was held.
-    fn one(&mut self, id: DeliveryId, event: Event<'_>, now: Timestamp) -> bool {
-        let Some(member) = self.members.iter_mut().find(|member| member.log.id == id.log) else {
-            return false;
+    /// Gives each slot of keys to one of those who have joined.
+    fn share_out(&mut self) {
+        self.slots = match self.definition.order {
+            Order::None => Slots::default(),
+            Order::Key => Slots::among(&self.consumers),
         };
-        member.group.apply(event, now, &mut self.actions);
-        let mut held = true;
-        for action in self.actions.drain(..) {
-            match action {
-                Action::Stale => held = false,
-                Action::Available => {}
-                action => member.pending.push(action),
-            }
-        }
-        held
     }
 
-    fn each<'a>(&mut self, event: impl Fn(&Member) -> Option<Event<'a>>, now: Timestamp) {
-        for member in &mut self.members {
-            if let Some(event) = event(member) {
-                member.group.apply(event, now, &mut self.actions);
-                member.pending.extend(self.actions.drain(..).filter(|action| *action != Action::Available));
+    fn each<'a>(&mut self, listing: &Listing, event: impl Fn(&Member) -> Event<'a>, now: Timestamp) {
+        for id in self.members.ids() {
+            if let Some(event) = self.members.get(id).map(&event) {
+                self.members.apply(id, event, now, listing);
             }
         }
     }
@@ -505,74 +372,9 @@ pub(super) struct Waiting<'a>(&'a SubscriptionState);
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
-        self.0.wake();
-    }
-}
-
-/// The stretch of a log that comes next.
-#[derive(Default)]
-struct Reader {
-    blocks: VecDeque<Arc<Block>>,
-    /// Where in the first block the record of which offset starts.
-    at: Option<(u64, usize)>,
-    /// Whether what comes next is on the disk only.
-    is_behind: bool,
-}
-
-/// A message that comes next: when it was stored, its record, and the position in its block after it.
-type Next = (Timestamp, Record, usize);
-
-impl Reader {
-    /// The messages from `offset` on, without passing over them: at most `max`, and no further one once `bytes`
-    /// are together.
-    fn peek(
-        &mut self,
-        log: &TopicLog,
-        mut offset: u64,
-        max: usize,
-        mut bytes: usize,
-    ) -> (Vec<Fresh>, Vec<Next>) {
-        self.is_behind = false;
-        let (mut fresh, mut records) = (Vec::new(), Vec::new());
-        while self.blocks.front().is_some_and(|block| block.range().end <= offset) {
-            self.blocks.pop_front();
+        // Where all are woken, the others have been.
+        if !self.0.is_particular.load(Ordering::SeqCst) {
+            self.0.wake();
         }
-        let mut index = 0;
-        while records.len() < max && bytes > 0 {
-            let Some(block) = self.blocks.get(index) else {
-                match log.recent(offset, READ_BYTES) {
-                    Recent::Blocks(blocks) => {
-                        self.blocks.extend(blocks);
-                        continue;
-                    }
-                    Recent::Older => self.is_behind = true,
-                    Recent::End => {}
-                }
-                break;
-            };
-            if !block.range().contains(&offset) {
-                // Something else than what comes next: read again from here.
-                self.blocks.truncate(index);
-                continue;
-            }
-            // The remembered position is in the block of the message before it.
-            let known = self.at.filter(|(at, _)| *at == offset && offset > block.range().start);
-            let known = known.map(|(_, position)| position).or_else(|| block.position(offset));
-            let Some(mut position) = known else { break };
-            while records.len() < max && bytes > 0 {
-                let Some((record, after)) = block.record_at(position) else { break };
-                bytes = bytes.saturating_sub(record.size());
-                fresh.push(Fresh {
-                    offset,
-                    expires_at: record.expires_at(),
-                    deliver_at: record.deliver_at(),
-                });
-                records.push((block.time(), record, after));
-                position = after;
-                offset += 1;
-            }
-            index += 1;
-        }
-        (fresh, records)
     }
 }

@@ -10,8 +10,9 @@ use crossdock_topics::{
 use super::{Effect, Writer};
 use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
+use crate::embedded::members;
 use crate::embedded::segments::Segments;
-use crate::embedded::subscription::{self, SubscriptionState};
+use crate::embedded::subscription::SubscriptionState;
 use crate::group::{Group, Place, Rules};
 
 fn json<T: serde::Serialize>(definition: &T) -> Result<bytes::Bytes> {
@@ -112,7 +113,8 @@ impl Writer {
             |name: &TopicName| definition.topics.iter().any(|pattern| pattern.matches(name.as_str()));
         let state = match known {
             Some(state) => {
-                state.redefine(definition.clone(), revision);
+                state.redefine(definition.clone(), revision, self.now);
+                self.mark(&state);
                 for log in state.retain(matches) {
                     log.detach(&state);
                     self.forget_group(&state, &log);
@@ -153,12 +155,10 @@ impl Writer {
             StartAt::Offset(offset) => offset.clamp(log.head(), next),
             StartAt::Time(time) => log.at_time(&self.database, time)?.unwrap_or(next).clamp(log.head(), next),
         };
-        let place = Place { next: offset, open: Vec::new() };
-        let group = Group::new(Rules::from(definition), place, [], [], self.shared.token());
-        subscription::write(state.id, log.id, &group, &[], &mut self.batch, &self.database)?;
+        let group = Group::new(Rules::from(definition), Place::at(offset).into(), self.shared.token());
+        members::write(state.id, log.id, &group, &[], &mut self.batch, &self.database)?;
         self.require(Durability::Fsync);
-        state.attach(log.clone(), group);
-        log.attach(state);
+        state.attach(log, group);
         Ok(())
     }
 

@@ -1,0 +1,223 @@
+//! The topics of one subscription, and which of them have something to do.
+//!
+//! A subscription may have ten thousand topics of which a few move. So nothing here goes over all of them: a topic
+//! whose tail moves or whose group changes is *listed*, and taking looks at those that are listed; what becomes due by
+//! itself is in one order of time; and only those with changes to persist are persisted.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use crossdock_topics::Timestamp;
+use parking_lot::Mutex;
+use rocksdb::WriteBatch;
+
+use super::database::Database;
+use super::keys;
+use super::log::TopicLog;
+use super::reader::Reader;
+use crate::group::{Action, Event, Group};
+use crossdock_topics::Error;
+
+/// One topic of a subscription.
+pub(super) struct Member {
+    pub(super) log: Arc<TopicLog>,
+    pub(super) group: Group,
+    pub(super) reader: Reader,
+    /// Changes that are to be persisted with the next write.
+    pub(super) pending: Vec<Action>,
+    pub(super) listed: Arc<Listed>,
+    /// Whether it is among those to be persisted.
+    dirty: bool,
+    /// When it was last said to have something to do by itself.
+    timer: Option<Timestamp>,
+}
+
+/// Whether a topic is among those that may have something to take.
+pub(super) struct Listed {
+    topic: u32,
+    is_listed: AtomicBool,
+}
+
+/// The topics that may have something to take, each once, in the order in which they are to be looked at.
+#[derive(Default)]
+pub(super) struct Listing(Mutex<VecDeque<u32>>);
+
+impl Listing {
+    /// Lists a topic, if it is not.
+    pub(super) fn list(&self, listed: &Listed) {
+        if !listed.is_listed.swap(true, Ordering::AcqRel) {
+            self.0.lock().push_back(listed.topic);
+        }
+    }
+
+    /// Lists a topic before all others.
+    pub(super) fn list_first(&self, listed: &Listed) {
+        if !listed.is_listed.swap(true, Ordering::AcqRel) {
+            self.0.lock().push_front(listed.topic);
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.0.lock().len()
+    }
+
+    /// The next one, which is no longer listed once it has been [`Listed::clear`]ed.
+    pub(super) fn pop(&self) -> Option<u32> {
+        self.0.lock().pop_front()
+    }
+}
+
+impl Listed {
+    /// From now on it can be listed again. Whoever lists it after this was not seen before it.
+    pub(super) fn clear(&self) {
+        self.is_listed.swap(false, Ordering::AcqRel);
+    }
+}
+
+/// All topics of a subscription, by number.
+#[derive(Default)]
+pub(super) struct Members {
+    all: BTreeMap<u32, Member>,
+    timers: BTreeSet<(Timestamp, u32)>,
+    dirty: Vec<u32>,
+    actions: Vec<Action>,
+}
+
+impl Members {
+    pub(super) fn insert(&mut self, log: Arc<TopicLog>, group: Group) -> Arc<Listed> {
+        let id = log.id;
+        let listed = Arc::new(Listed { topic: id, is_listed: AtomicBool::new(false) });
+        let (reader, pending) = (Reader::default(), Vec::new());
+        let member =
+            Member { log, group, reader, pending, listed: listed.clone(), dirty: false, timer: None };
+        self.all.insert(id, member);
+        self.look_back(id);
+        listed
+    }
+
+    pub(super) fn remove(&mut self, id: u32) -> Option<Member> {
+        let member = self.all.remove(&id)?;
+        if let Some(timer) = member.timer {
+            self.timers.remove(&(timer, id));
+        }
+        Some(member)
+    }
+
+    pub(super) fn get(&self, id: u32) -> Option<&Member> {
+        self.all.get(&id)
+    }
+
+    /// Whoever changes the group through this calls [`Members::look_back`] afterwards.
+    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Member> {
+        self.all.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+        self.all.values()
+    }
+
+    pub(super) fn ids(&self) -> Vec<u32> {
+        self.all.keys().copied().collect()
+    }
+
+    /// An event for one topic's group; gives whether it meant something that is there.
+    pub(super) fn apply(&mut self, id: u32, event: Event<'_>, now: Timestamp, listing: &Listing) -> bool {
+        let Some(member) = self.all.get_mut(&id) else { return false };
+        member.group.apply(event, now, &mut self.actions);
+        let mut held = true;
+        if !self.actions.is_empty() {
+            listing.list(&member.listed);
+        }
+        for action in self.actions.drain(..) {
+            match action {
+                Action::Stale => held = false,
+                Action::Available => {}
+                action => member.pending.push(action),
+            }
+        }
+        self.look_back(id);
+        held
+    }
+
+    /// Notes what a change of a group has brought: something to persist, another moment to wake at.
+    pub(super) fn look_back(&mut self, id: u32) {
+        let Some(member) = self.all.get_mut(&id) else { return };
+        if !member.dirty && !member.pending.is_empty() {
+            member.dirty = true;
+            self.dirty.push(id);
+        }
+        let timer = member.group.wakes_at();
+        if timer != member.timer {
+            if let Some(old) = std::mem::replace(&mut member.timer, timer) {
+                self.timers.remove(&(old, id));
+            }
+            if let Some(new) = timer {
+                self.timers.insert((new, id));
+            }
+        }
+    }
+
+    /// Lets time pass for those topics to which it matters.
+    pub(super) fn tick(&mut self, now: Timestamp, listing: &Listing) {
+        if self.timers.first().is_none_or(|(at, _)| *at > now) {
+            return;
+        }
+        let due: Vec<u32> = self.timers.iter().take_while(|(at, _)| *at <= now).map(|(_, id)| *id).collect();
+        for id in due {
+            self.apply(id, Event::Tick, now, listing);
+        }
+    }
+
+    /// When something becomes deliverable by itself next.
+    pub(super) fn wakes_at(&self) -> Option<Timestamp> {
+        self.timers.first().map(|(at, _)| *at)
+    }
+
+    /// Whether there is something to persist.
+    pub(super) fn is_dirty(&self) -> bool {
+        !self.dirty.is_empty()
+    }
+
+    /// Adds all that is to be persisted to a batch.
+    pub(super) fn persist(
+        &mut self,
+        subscription: u32,
+        batch: &mut WriteBatch,
+        database: &Database,
+    ) -> Result<(), Error> {
+        for id in self.dirty.drain(..) {
+            let Some(member) = self.all.get_mut(&id) else { continue };
+            member.dirty = false;
+            write(subscription, id, &member.group, &member.pending, batch, database)?;
+            member.pending.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Adds a group's changes to a batch, and its place, which they always come with.
+pub(super) fn write(
+    subscription: u32,
+    topic: u32,
+    group: &Group,
+    actions: &[Action],
+    batch: &mut WriteBatch,
+    database: &Database,
+) -> Result<(), Error> {
+    let family = database.family("groups");
+    let key = |kind, offset| keys::message(subscription, topic, kind, offset);
+    for action in actions {
+        match action {
+            Action::Record { offset, waiting } => {
+                batch.put_cf(family, key(keys::WAITING, *offset), waiting.encode()?);
+            }
+            Action::Erase(offset) => batch.delete_cf(family, key(keys::WAITING, *offset)),
+            Action::Bury { offset, dead } => batch.put_cf(family, key(keys::DEAD, *offset), dead.encode()?),
+            Action::Exhume(offset) => batch.delete_cf(family, key(keys::DEAD, *offset)),
+            Action::Deliver { .. } | Action::Place | Action::Stale | Action::Available => {}
+        }
+    }
+    batch.put_cf(family, keys::place(subscription, topic), group.encoded_place());
+    Ok(())
+}

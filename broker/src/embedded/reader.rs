@@ -1,0 +1,135 @@
+//! The stretch of a log that a subscription reads next.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use crossdock_topics::{Order, Record, Subscription, Timestamp};
+
+use super::block::Block;
+use super::log::{READ_BYTES, Recent, TopicLog};
+use crate::group::{Facts, Fresh, KeyHash};
+
+/// What comes next in a topic, as far as it is in memory.
+#[derive(Default)]
+pub(super) struct Reader {
+    blocks: VecDeque<Arc<Block>>,
+    /// Where in its block the record of which offset starts.
+    at: Option<(u64, usize)>,
+    /// Whether what comes next is on the disk only.
+    pub(super) is_behind: bool,
+}
+
+/// What was read: kept by whoever reads again and again, so that its room is used again.
+#[derive(Default)]
+pub(super) struct Peeked {
+    pub(super) fresh: Vec<Fresh>,
+    pub(super) records: Vec<(Timestamp, Record)>,
+    /// The position in its block after each.
+    ends: Vec<usize>,
+}
+
+/// What of a definition decides what is read of a message.
+pub(super) struct Regard<'a> {
+    definition: &'a Subscription,
+    keys: bool,
+}
+
+impl<'a> Regard<'a> {
+    pub(super) fn new(definition: &'a Subscription) -> Self {
+        Self { definition, keys: definition.order == Order::Key }
+    }
+
+    /// Whether [`Regard::facts`] says more than the size.
+    pub(super) fn has_facts(&self) -> bool {
+        self.keys || self.definition.priorities
+    }
+
+    pub(super) fn facts(&self, record: &Record) -> Facts {
+        let key = if self.keys { record.key().map(KeyHash::of) } else { None };
+        let priority = if self.definition.priorities { record.priority() } else { 0 };
+        Facts { key, size: u32::try_from(record.size()).unwrap_or(u32::MAX), priority }
+    }
+
+    fn fresh(&self, offset: u64, record: &Record) -> Fresh {
+        Fresh {
+            offset,
+            expires_at: record.expires_at(),
+            deliver_at: record.deliver_at(),
+            skip: false,
+            facts: self.facts(record),
+        }
+    }
+}
+
+impl Peeked {
+    fn clear(&mut self) {
+        self.fresh.clear();
+        self.records.clear();
+        self.ends.clear();
+    }
+}
+
+impl Reader {
+    /// Goes on from these blocks.
+    pub(super) fn supplied(blocks: Vec<Arc<Block>>) -> Self {
+        Self { blocks: blocks.into(), at: None, is_behind: false }
+    }
+
+    /// Reads the messages from `offset` on, without passing over them: at most `max`, and no further one once `bytes`
+    /// are together.
+    pub(super) fn peek(
+        &mut self,
+        log: &TopicLog,
+        mut offset: u64,
+        max: usize,
+        mut bytes: usize,
+        regard: &Regard<'_>,
+        peeked: &mut Peeked,
+    ) {
+        self.is_behind = false;
+        peeked.clear();
+        while self.blocks.front().is_some_and(|block| block.range().end <= offset) {
+            self.blocks.pop_front();
+        }
+        let mut index = 0;
+        while peeked.records.len() < max && bytes > 0 {
+            let Some(block) = self.blocks.get(index) else {
+                match log.recent(offset, READ_BYTES) {
+                    Recent::Blocks(blocks) => {
+                        self.blocks.extend(blocks);
+                        continue;
+                    }
+                    Recent::Older => self.is_behind = true,
+                    Recent::End => {}
+                }
+                break;
+            };
+            if !block.range().contains(&offset) {
+                // Something else than what comes next: read again from here.
+                self.blocks.truncate(index);
+                continue;
+            }
+            // The remembered position is in the block of the message before it.
+            let known = self.at.filter(|(at, _)| *at == offset && offset > block.range().start);
+            let known = known.map(|(_, position)| position).or_else(|| block.position(offset));
+            let Some(mut position) = known else { break };
+            while peeked.records.len() < max && bytes > 0 {
+                let Some((record, after)) = block.record_at(position) else { break };
+                bytes = bytes.saturating_sub(record.size());
+                peeked.fresh.push(regard.fresh(offset, &record));
+                peeked.records.push((block.time(), record));
+                peeked.ends.push(after);
+                position = after;
+                offset += 1;
+            }
+            index += 1;
+        }
+    }
+
+    /// The group has looked at the first so many of what was read, and `next` comes next.
+    pub(super) fn pass(&mut self, peeked: &Peeked, passed: usize, next: u64) {
+        if let Some(position) = passed.checked_sub(1).and_then(|last| peeked.ends.get(last)) {
+            self.at = Some((next, *position));
+        }
+    }
+}

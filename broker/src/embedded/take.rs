@@ -1,0 +1,255 @@
+//! Taking messages for a consumer.
+//!
+//! [`SubscriptionState::take`] never touches the disk: it works on what is in memory and says what is missing,
+//! so that its lock is held briefly. Whoever fetches loads that, puts it in with [`SubscriptionState::supply`],
+//! and takes again.
+
+use std::sync::Arc;
+
+use crossdock_topics::{Delivery, DeliveryId, Error, Fetch, Timestamp};
+
+use super::block::Block;
+use super::log::{READ_BYTES, TopicLog};
+use super::members::Member;
+use super::reader::{Peeked, Reader, Regard};
+use super::subscription::SubscriptionState;
+use crate::group::{Action, Event, Slots};
+
+/// So many messages are looked at in one go, whoever they turn out to be for: then others have their turn at the
+/// lock, and what was passed over is persisted.
+const LOOKS: usize = 16_384;
+
+/// What a take gave.
+#[derive(Default)]
+pub(super) struct Taken {
+    /// Messages, ready to be handed out.
+    pub(super) deliveries: Vec<Delivery>,
+    /// Messages that were looked at before, whose records must be looked up.
+    pub(super) again: Vec<Again>,
+    /// Where the log must be read before anything new can be delivered.
+    pub(super) missing: Option<(Arc<TopicLog>, u64)>,
+    /// Whether there is more to be looked at, though nothing was found.
+    pub(super) unfinished: bool,
+    /// When something becomes deliverable by itself.
+    pub(super) wakes_at: Option<Timestamp>,
+    /// Whether something changed that is to be persisted.
+    pub(super) changed: bool,
+    /// Whether the consumer has not joined, or has left: then there is nothing for it.
+    pub(super) has_left: bool,
+}
+
+/// A message that is delivered and whose record must be looked up.
+pub(super) struct Again {
+    pub(super) log: Arc<TopicLog>,
+    pub(super) id: DeliveryId,
+    pub(super) attempt: u32,
+    pub(super) deliveries: u32,
+    /// How many of [`Taken::deliveries`] come before it.
+    pub(super) after: usize,
+}
+
+/// One take under way.
+struct Taking<'a> {
+    fetch: &'a Fetch,
+    lease: std::time::Duration,
+    slots: &'a Slots,
+    regard: Regard<'a>,
+    now: Timestamp,
+    left: usize,
+    bytes: usize,
+    looks: usize,
+    /// Whether something was found that is for somebody else.
+    for_others: bool,
+    taken: Taken,
+}
+
+impl SubscriptionState {
+    /// Takes messages as far as they are in memory.
+    pub(super) fn take(&self, fetch: &Fetch, now: Timestamp) -> Taken {
+        let mut guard = self.inner.lock();
+        let inner = &mut *guard;
+        // One that has left gives nothing back any more.
+        if fetch.consumer.is_some_and(|consumer| !inner.consumers.contains(&consumer)) {
+            return Taken { has_left: true, ..Taken::default() };
+        }
+        inner.members.tick(now, &self.listing);
+        let definition = inner.definition.clone();
+        let mut taking = Taking {
+            fetch,
+            lease: fetch.lease.unwrap_or(definition.lease),
+            slots: &inner.slots,
+            regard: Regard::new(&definition),
+            now,
+            left: fetch.max,
+            bytes: fetch.max_bytes,
+            looks: LOOKS,
+            for_others: false,
+            taken: Taken::default(),
+        };
+        for _ in 0..self.listing.len() {
+            if taking.is_done() {
+                break;
+            }
+            let Some(id) = self.listing.pop() else { break };
+            let Some(member) = inner.members.get_mut(id) else { continue };
+            member.listed.clear();
+            let end = taking.look(member, &mut inner.actions, &mut inner.peeked);
+            match end {
+                // Whose turn it is comes first, even if that means to wait for the disk: otherwise a topic that
+                // always has something new keeps one that is behind from ever being read.
+                End::Missing => self.listing.list_first(&member.listed),
+                End::More => self.listing.list(&member.listed),
+                End::Nothing => {}
+            }
+            inner.members.look_back(id);
+            if end == End::Missing && taking.found_nothing() {
+                break;
+            }
+        }
+        let Taking { mut taken, for_others, looks, .. } = taking;
+        taken.unfinished = looks == 0;
+        taken.wakes_at = inner.members.wakes_at();
+        taken.changed = inner.members.is_dirty();
+        drop(guard);
+        if for_others {
+            self.wake();
+        }
+        taken
+    }
+
+    /// Puts in blocks of a topic that were read from the disk because `asked` came next; gives whether to take
+    /// again.
+    pub(super) fn supply(&self, log: &TopicLog, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
+        let mut inner = self.inner.lock();
+        // Retention may have dropped what the group would have read next; nothing else may.
+        if inner.members.get(log.id).is_some_and(|member| log.head() > member.group.next()) {
+            inner.members.apply(log.id, Event::Trimmed(log.head()), Timestamp(0), &self.listing);
+        }
+        let Some(member) = inner.members.get_mut(log.id) else { return Ok(false) };
+        let next = member.group.next();
+        if blocks.iter().any(|block| block.range().contains(&next)) {
+            member.reader = Reader::supplied(blocks);
+            self.listing.list_first(&member.listed);
+            return Ok(true);
+        }
+        // Meanwhile the group has moved on, or begun anew, or the topic has gone.
+        if next != asked || next >= log.tail() {
+            return Ok(true);
+        }
+        if log.is_deleted() {
+            return Ok(false);
+        }
+        Err(Error::internal(format!("topic {} has a hole in its log at offset {next}", log.name)))
+    }
+}
+
+/// How looking at one topic ended.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// There is nothing more in it now.
+    Nothing,
+    /// There may be more.
+    More,
+    /// There is more, on the disk.
+    Missing,
+}
+
+impl Taking<'_> {
+    fn is_done(&self) -> bool {
+        self.left == 0 || self.bytes == 0 || self.looks == 0
+    }
+
+    fn found_nothing(&self) -> bool {
+        self.taken.deliveries.is_empty() && self.taken.again.is_empty()
+    }
+
+    /// Takes from one topic. What expired, waits for its time or is for others is passed over, so that one look may
+    /// not be enough.
+    fn look(&mut self, member: &mut Member, actions: &mut Vec<Action>, peeked: &mut Peeked) -> End {
+        let looks_ahead = member.group.looks_ahead();
+        loop {
+            let first = member.group.next();
+            let wanted = member.group.wants_fresh(self.left).min(self.looks);
+            let bytes = if looks_ahead { READ_BYTES } else { self.bytes };
+            member.reader.peek(&member.log, first, wanted, bytes, &self.regard, peeked);
+            let is_missing = peeked.fresh.is_empty() && wanted > 0 && member.reader.is_behind;
+            if is_missing {
+                self.taken.missing = Some((member.log.clone(), first));
+                // The most urgent is known once all have been looked at.
+                if looks_ahead {
+                    return End::Missing;
+                }
+            }
+            let more = looks_ahead && !peeked.fresh.is_empty();
+            let event = Event::Take {
+                consumer: self.fetch.consumer,
+                slots: self.slots,
+                max: if more { 0 } else { self.left },
+                bytes: self.bytes,
+                lease: self.lease,
+                fresh: &peeked.fresh,
+            };
+            let left = self.left;
+            member.group.apply(event, self.now, actions);
+            self.carry_out(member, first, actions, peeked);
+            let passed = usize::try_from(member.group.next() - first).unwrap_or(0);
+            member.reader.pass(peeked, passed, member.group.next());
+            self.looks -= passed.min(self.looks);
+            if is_missing {
+                return End::Missing;
+            }
+            if self.is_done() {
+                return End::More;
+            }
+            if passed == 0 && left == self.left {
+                return if member.group.has_ready() { End::More } else { End::Nothing };
+            }
+        }
+    }
+
+    /// Collects what is delivered and keeps what is to be persisted.
+    fn carry_out(&mut self, member: &mut Member, first: u64, actions: &mut Vec<Action>, peeked: &mut Peeked) {
+        // What is delivered of the fresh ones comes in their order.
+        let mut records = peeked.records.drain(..);
+        let mut at = first;
+        for action in actions.drain(..) {
+            let (offset, token, attempt, deliveries) = match action {
+                Action::Deliver { offset, token, attempt, deliveries } => {
+                    (offset, token, attempt, deliveries)
+                }
+                Action::Available => {
+                    self.for_others = true;
+                    continue;
+                }
+                action => {
+                    member.pending.push(action);
+                    continue;
+                }
+            };
+            self.left -= 1;
+            let id = DeliveryId { log: member.log.id, offset, token };
+            let skipped = offset.checked_sub(at).and_then(|skipped| usize::try_from(skipped).ok());
+            match skipped.and_then(|skipped| records.nth(skipped)) {
+                Some((time, record)) => {
+                    at = offset + 1;
+                    self.bytes = self.bytes.saturating_sub(record.size());
+                    let topic = member.log.name.clone();
+                    self.taken.deliveries.push(Delivery {
+                        id,
+                        topic,
+                        offset,
+                        time,
+                        attempt,
+                        deliveries,
+                        record,
+                    });
+                }
+                None => {
+                    self.bytes = self.bytes.saturating_sub(member.group.size_in_flight(offset));
+                    let (log, after) = (member.log.clone(), self.taken.deliveries.len());
+                    self.taken.again.push(Again { log, id, attempt, deliveries, after });
+                }
+            }
+        }
+    }
+}

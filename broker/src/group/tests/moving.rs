@@ -1,0 +1,36 @@
+//! Moving the place.
+
+use super::*;
+
+#[test]
+fn everything_from_there_on_comes_and_nothing_before() {
+    let mut bench = Bench::new(6);
+    let taken = bench.take(A, 5);
+    bench.settle((0, taken[0].1), &reject("early"));
+    bench.settle((1, taken[1].1), &retry("soon"));
+    bench.settle((3, taken[3].1), &reject("late"));
+    bench.settle((4, taken[4].1), &Outcome::Ack);
+    bench.apply(Event::Seek(2));
+    assert!(bench.settle((2, taken[2].1), &Outcome::Ack).contains(&Action::Stale));
+    bench.restart();
+    assert_eq!(bench.disk.dead.keys().copied().collect::<Vec<_>>(), [0]);
+    assert!(bench.disk.records.is_empty());
+    bench.wait(Duration::from_secs(60));
+    let again = bench.take(B, 10);
+    assert_eq!(again.iter().map(|d| (d.0, d.2)).collect::<Vec<_>>(), [(2, 1), (3, 1), (4, 1), (5, 1)]);
+}
+
+#[test]
+fn forward_it_passes_over_what_waits_also_parked_keys() {
+    let mut bench = Bench::by_key(&["a", "a", "a", "b"]);
+    for _ in 0..3 {
+        let held = bench.one();
+        bench.settle(held, &retry("x"));
+        bench.wait(Duration::from_secs(60));
+    }
+    bench.take(None, 10);
+    bench.apply(Event::Seek(2));
+    assert_eq!(bench.group.tally(), super::super::Tally::default());
+    assert_eq!(bench.offsets(None, 10), [2, 3]);
+    assert_eq!(bench.group.needs(), 2);
+}
