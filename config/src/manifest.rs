@@ -3,7 +3,9 @@
 use std::time::Duration;
 
 use crossdock_topics::time::human;
-use crossdock_topics::{Backoff, ServiceName, StartAt, SubscriptionName, TopicPattern};
+use crossdock_topics::{
+    Backoff, Filter, Order, ServiceName, Sharing, StartAt, SubscriptionName, TopicPattern,
+};
 use serde::{Deserialize, Serialize};
 
 /// What a service consumes and answers to, as read from its code when it is deployed.
@@ -38,6 +40,19 @@ pub enum Handler {
         /// How long a failed message waits.
         #[serde(default, skip_serializing_if = "Option::is_none")]
         backoff: Option<Backoff>,
+        /// In which order messages are delivered. This and the next three are left as the subscription has them when
+        /// the code does not speak of them.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        order: Option<Order>,
+        /// Whether messages of higher priority overtake others.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        priorities: Option<bool>,
+        /// Who of the consumers gets messages.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        sharing: Option<Sharing>,
+        /// Which messages it is about.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        filter: Option<Filter>,
         /// How long one call may take, if not as the service's settings say.
         #[serde(default, with = "human::option", skip_serializing_if = "Option::is_none")]
         timeout: Option<Duration>,

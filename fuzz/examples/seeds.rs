@@ -8,8 +8,8 @@ use std::path::Path;
 use bytes::{Bytes, BytesMut};
 use crossdock_broker::group::{Dead, Facts, KeyHash, ParkedSince, Place, Waiting};
 use crossdock_topics::{Batch, Message, Record, Timestamp};
-use crossdock_wire::process::{FromProcess, ToProcess, Verdict};
-use crossdock_wire::{Frame, FrameCodec};
+use crossdock_wire::FrameCodec;
+use crossdock_wire::session::{OutcomeRange, PageRun, ToClient, ToServer, WireError};
 use tokio_util::codec::Encoder;
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
@@ -31,20 +31,19 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     seed("blocks", "block", &block(&batch))?;
 
     let frames = [
-        ToProcess::Hello { protocol: 1 }.frame(Bytes::from_static(b"{}"))?,
-        ToProcess::Answer { id: 1, error: Some(("timeout".into(), "late".into(), None, Some(1))) }
+        ToServer::Hello { id: 0, min: 1, max: 1, name: "seed".into(), login: None }.frame(Bytes::new())?,
+        ToClient::Failed { id: 1, error: WireError("timeout".into(), "late".into(), None, Some(1)) }
             .frame(Bytes::new())?,
-        ToProcess::Page { id: 2, error: None, next: 3, places: vec![(1, 2), (2, 2)] }
+        ToClient::Page { id: 2, next: 3, runs: vec![PageRun(1, 2, 2)] }
             .frame(Bytes::copy_from_slice(batch.as_bytes()))?,
-        Frame::new(&FromProcess::Ready { protocol: 1, credit: 8, in_order: true }, Bytes::new())?,
-        Frame::new(
-            &FromProcess::Settle {
-                id: 1,
-                verdict: Verdict::Retry { after_ms: Some(5), reason: "no".into() },
-                outputs: vec![("orders".into(), 7)],
-            },
-            Bytes::from_static(b"outputs"),
-        )?,
+        ToServer::Settle {
+            id: 1,
+            subscription: "billing".into(),
+            outcomes: vec![OutcomeRange(1, 2, 3, 4, 5, Some(5), "no".into())],
+            outputs: vec![("orders".into(), 7)],
+            by: Some("s".into()),
+        }
+        .frame(Bytes::from_static(b"outputs"))?,
     ];
     let mut stream = BytesMut::from(&[5][..]);
     for frame in frames {

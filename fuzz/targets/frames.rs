@@ -1,11 +1,11 @@
-//! A peer's bytes: cutting them into frames, and reading the headers of a worker's conversation.
+//! A peer's bytes: cutting them into frames, and reading the headers of the protocol.
 //!
 //! However the stream is cut into pieces, the same frames come out; what is read can be written again and is the
 //! same; nothing is reserved beyond one frame of the largest size.
 #![no_main]
 
 use bytes::BytesMut;
-use crossdock_wire::process::{FromProcess, ToProcess};
+use crossdock_wire::session::{ToClient, ToServer};
 use crossdock_wire::{Frame, FrameCodec};
 use libfuzzer_sys::fuzz_target;
 use tokio_util::codec::{Decoder, Encoder};
@@ -41,13 +41,13 @@ fuzz_target!(|data: &[u8]| {
     let mut written = BytesMut::new();
     for frame in &frames {
         codec().encode(frame.clone(), &mut written).expect("it was within the limits");
-        if let Ok(header) = frame.header::<ToProcess>() {
+        if let Ok(header) = frame.header::<ToClient>() {
             let again = header.frame(frame.payload.clone()).expect("a header that was read");
-            assert_eq!(again.header::<ToProcess>().expect("a header that was written"), header);
+            assert_eq!(again.header::<ToClient>().expect("a header that was written"), header);
         }
-        if let Ok(header) = frame.header::<FromProcess>() {
+        if let Ok(header) = frame.header::<ToServer>() {
             let again = Frame::new(&header, frame.payload.clone()).expect("a header that was read");
-            assert_eq!(again.header::<FromProcess>().expect("a header that was written"), header);
+            assert_eq!(again.header::<ToServer>().expect("a header that was written"), header);
         }
     }
     assert!(stream.starts_with(&written));

@@ -5,7 +5,6 @@
 //! uses it from another process.
 
 pub mod frame;
-pub mod process;
 pub mod session;
 
 pub use frame::{Frame, FrameCodec, FrameError};

@@ -2,11 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
+use bytes::{BufMut, Bytes, BytesMut};
 use crossdock_topics::{
     Batch, Delivery, DeliveryId, Error, ErrorCode, Outcome, Record, Reply, Responder, ServiceName, TopicName,
 };
-use crossdock_wire::process::{ToProcess, WireError};
+use crossdock_wire::session::{Run, ToClient, TopicRuns};
 use crossdock_wire::{Frame, FrameError};
 use tokio::sync::mpsc;
 
@@ -40,35 +40,35 @@ impl Call {
         }
     }
 
-    /// The frame that hands it to a process.
+    /// The frame that hands it to a process, as the call `id`.
     pub(crate) fn frame(&self, id: u64, now: Instant) -> Result<Frame, FrameError> {
-        let budget_ms = |budget: Duration| u64::try_from(budget.as_millis()).unwrap_or(u64::MAX);
-        let (header, record) = match &self.work {
-            Work::Message { delivery, .. } => (
-                ToProcess::Consume {
+        let flow = u64::from(self.handler) + 1;
+        match &self.work {
+            Work::Message { delivery, .. } => {
+                let Delivery { topic, offset, time, attempt, deliveries, record, .. } = &**delivery;
+                let run = Run(*offset, id, time.0, *attempt, *deliveries, 1);
+                let header = ToClient::Deliveries {
+                    id: flow,
+                    topics: vec![TopicRuns(topic.to_string(), 0, vec![run])],
+                    payloads: vec![payload_bytes(record)],
+                };
+                let record = record.as_bytes();
+                let mut payload = BytesMut::with_capacity(4 + record.len());
+                payload.put_u32_le(u32::try_from(record.len()).unwrap_or(u32::MAX));
+                payload.put_slice(record);
+                header.frame(payload.freeze())
+            }
+            Work::Request { record, deadline, .. } => {
+                let budget = self.timeout.min(deadline.saturating_duration_since(now));
+                let header = ToClient::Request {
                     id,
-                    handler: self.handler,
-                    budget_ms: budget_ms(self.timeout),
-                    payload_bytes: payload_bytes(&delivery.record),
-                    topic: delivery.topic.to_string(),
-                    offset: delivery.offset,
-                    time_ms: delivery.time.0,
-                    attempt: delivery.attempt,
-                    deliveries: delivery.deliveries,
-                },
-                &delivery.record,
-            ),
-            Work::Request { record, deadline, .. } => (
-                ToProcess::Serve {
-                    id,
-                    handler: self.handler,
-                    budget_ms: budget_ms(self.timeout.min(deadline.saturating_duration_since(now))),
+                    serving: flow,
+                    budget_ms: u64::try_from(budget.as_millis()).unwrap_or(u64::MAX),
                     payload_bytes: payload_bytes(record),
-                },
-                record,
-            ),
-        };
-        header.frame(record.as_bytes().clone())
+                };
+                header.frame(record.as_bytes().clone())
+            }
+        }
     }
 
     /// Ends it as a failure of the service's, for this reason.
@@ -92,7 +92,7 @@ impl Call {
     }
 }
 
-fn payload_bytes(record: &Record) -> u32 {
+pub(crate) fn payload_bytes(record: &Record) -> u32 {
     u32::try_from(record.payload().len()).unwrap_or(u32::MAX)
 }
 
@@ -170,20 +170,4 @@ pub(crate) fn outputs(
         batches.push((topic, Batch::from_packed(payload.split_to(length))?));
     }
     Ok((batches, payload))
-}
-
-/// An error as it is told to a process.
-pub(crate) fn to_wire(error: &Error) -> WireError {
-    let after = error.retry_after.map(|wait| u64::try_from(wait.as_millis()).unwrap_or(u64::MAX));
-    let hint = error.hint.as_ref().map(ToString::to_string);
-    (error.code.as_str().to_owned(), error.message.to_string(), hint, after)
-}
-
-/// An error as a process tells it.
-pub(crate) fn from_wire((code, message, hint, after_ms): WireError) -> Error {
-    let code = serde_json::from_value(code.into()).unwrap_or(ErrorCode::ServiceFailed);
-    let mut error = Error::new(code, message);
-    error.hint = hint.map(Into::into);
-    error.retry_after = after_ms.map(Duration::from_millis);
-    error
 }

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::{BufMut, Bytes, BytesMut};
 use crossdock_topics::{Batch, Broker, Error, ErrorCode, Outcome, Record, ServiceName, StartAt, TopicName};
-use crossdock_wire::process::{FromProcess, Outputs, ToProcess, Verdict, WireError};
+use crossdock_wire::session::{Outputs, PageRun, ToClient, ToServer, WireError, place_of};
 use crossdock_wire::{Frame, FrameCodec};
 use futures::{SinkExt, StreamExt};
 use tokio::net::unix::OwnedWriteHalf;
@@ -16,7 +16,7 @@ use tokio_util::codec::FramedWrite;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::call::{Call, Work, from_wire, outputs, to_wire};
+use crate::call::{Call, Work, outputs, payload_bytes};
 use crate::dispatch::{Dispatch, UnderWay};
 use crate::process::Process;
 
@@ -87,7 +87,7 @@ pub(crate) async fn converse(setting: Setting, process: Process, beacon: Option<
             () = setting.kill.cancelled() => break (None, None),
             () = setting.drain.cancelled(), if !draining => {
                 draining = true;
-                if let Ok(frame) = ToProcess::Drain.frame(Bytes::new()) {
+                if let Ok(frame) = (ToClient::Drain { id: 0 }).frame(Bytes::new()) {
                     let _ = desk.out.send(frame);
                 }
             }
@@ -173,43 +173,43 @@ impl Desk<'_> {
     fn take(&self, frame: Frame) -> Result<bool, Error> {
         let header = frame.header().map_err(|error| Error::internal(error.to_string()))?;
         match header {
-            FromProcess::Settle { id, verdict, outputs } => self.settle(id, verdict, &outputs, frame.payload),
-            FromProcess::Reply { id, error, outputs } => self.reply(id, error, &outputs, frame.payload),
-            FromProcess::Invoke { id, service, timeout_ms } => {
+            ToServer::Settle { outcomes, outputs, .. } => {
+                let [outcome] = outcomes.as_slice() else {
+                    return Err(Error::internal(format!("it settled {} calls at once", outcomes.len())));
+                };
+                let said = outcome.outcome().filter(|_| outcome.range().3 == 1);
+                let said = said.ok_or_else(|| Error::internal(format!("it settled with {outcome:?}")))?;
+                self.settle(outcome.range().2, said, &outputs, frame.payload)
+            }
+            ToServer::Reply { id, error, outputs } => self.reply(id, error, &outputs, frame.payload),
+            ToServer::Invoke { id, service, timeout_ms } => {
                 self.question(id, invoke(self.setting.broker.clone(), service, timeout_ms, frame.payload));
                 Ok(false)
             }
-            FromProcess::Read { id, topic, from, max, wait_ms } => {
+            ToServer::Read { id, topic, place, value, max, wait_ms } => {
+                let from = place_of(place, value);
                 self.question(id, read(self.setting.broker.clone(), topic, from, max, wait_ms));
                 Ok(false)
             }
-            FromProcess::Ready { .. } | FromProcess::Refused { .. } => {
-                Err(Error::internal("it introduced itself twice"))
-            }
+            ToServer::Ping { .. } => Ok(false),
+            other => Err(Error::internal(format!("it said {other:?}, which is not for a worker"))),
         }
     }
 
-    fn settle(&self, id: u64, verdict: Verdict, sent: &Outputs, payload: Bytes) -> Result<bool, Error> {
+    fn settle(&self, id: u64, outcome: Outcome, sent: &Outputs, payload: Bytes) -> Result<bool, Error> {
         let Some(call) = self.setting.dispatch.finish(self.seat, id) else {
             return Err(Error::internal(format!("it settled call {id}, which it does not have")));
         };
         let Work::Message { held, .. } = call.work else {
             return Err(Error::internal(format!("it settled call {id}, which is a request")));
         };
-        let worked = verdict == Verdict::Ack;
-        match verdict {
-            Verdict::Ack => match outputs(sent, payload) {
-                Ok((batches, _)) => held.settle(Outcome::Ack, batches),
-                Err(error) => {
-                    let reason = format!("what it published is refused: {error}");
-                    held.settle(Outcome::Retry { after: None, reason }, Vec::new());
-                }
-            },
-            Verdict::Retry { after_ms, reason } => {
-                let after = after_ms.map(Duration::from_millis);
-                held.settle(Outcome::Retry { after, reason }, Vec::new());
+        let worked = outcome == Outcome::Ack;
+        match outputs(sent, payload) {
+            Ok((batches, _)) => held.settle(outcome, batches),
+            Err(error) => {
+                let reason = format!("what it published is refused: {error}");
+                held.settle(Outcome::Retry { after: None, reason }, Vec::new());
             }
-            Verdict::Reject { reason } => held.settle(Outcome::Reject { reason }, Vec::new()),
         }
         Ok(worked)
     }
@@ -225,7 +225,7 @@ impl Desk<'_> {
             return Err(Error::internal(format!("it answered call {id}, which it does not have")));
         };
         if let Some(error) = error {
-            call.reply(Err(from_wire(error)));
+            call.reply(Err(error.into()));
             return Ok(false);
         }
         let service = self.setting.dispatch.service();
@@ -288,16 +288,17 @@ async fn publish(broker: &dyn Broker, batches: Vec<(TopicName, Batch)>) -> Resul
 
 enum Answer {
     Reply(Record),
-    Page { next: u64, places: Vec<(u64, i64)>, run: Bytes },
+    Page { next: u64, runs: Vec<PageRun>, run: Bytes },
 }
 
 fn send(out: &mpsc::UnboundedSender<Frame>, id: u64, answer: Result<Answer, Error>) {
     let frame = match answer {
-        Ok(Answer::Reply(record)) => ToProcess::Answer { id, error: None }.frame(record.as_bytes().clone()),
-        Ok(Answer::Page { next, places, run }) => {
-            ToProcess::Page { id, error: None, next, places }.frame(run)
+        Ok(Answer::Reply(record)) => {
+            let header = ToClient::Answer { id, payload_bytes: payload_bytes(&record) };
+            header.frame(record.as_bytes().clone())
         }
-        Err(error) => ToProcess::Answer { id, error: Some(to_wire(&error)) }.frame(Bytes::new()),
+        Ok(Answer::Page { next, runs, run }) => ToClient::Page { id, next, runs }.frame(run),
+        Err(error) => ToClient::Failed { id, error: (&error).into() }.frame(Bytes::new()),
     };
     if let Ok(frame) = frame {
         let _ = out.send(frame);
@@ -322,28 +323,21 @@ async fn invoke(
 async fn read(
     broker: Arc<dyn Broker>,
     topic: String,
-    from: i64,
+    from: Option<StartAt>,
     max: u32,
     wait_ms: u64,
 ) -> Result<Answer, Error> {
     let topic: TopicName = topic.parse()?;
-    let from = match from {
-        -1 => StartAt::Start,
-        -2 => StartAt::End,
-        offset => StartAt::Offset(
-            u64::try_from(offset).map_err(|_| Error::invalid(format!("{offset} is not an offset")))?,
-        ),
-    };
+    let from = from.ok_or_else(|| Error::invalid("there is no such place in a topic"))?;
     let wait = Duration::from_millis(wait_ms).min(READ_WAIT);
-    // A page's places travel in a header, which has room for some thousands.
-    let page = broker.read(&topic, from, max.clamp(1, 2000) as usize, wait).await?;
+    let page = broker.read(&topic, from, max.clamp(1, 65_536) as usize, wait).await?;
     let mut run = BytesMut::new();
-    let mut places = Vec::with_capacity(page.messages.len());
+    let mut runs = Vec::new();
     for stored in page.messages {
         let record = stored.record.as_bytes();
         run.put_u32_le(u32::try_from(record.len()).unwrap_or(u32::MAX));
         run.put_slice(record);
-        places.push((stored.offset, stored.time.0));
+        PageRun::add(&mut runs, stored.offset, stored.time.0);
     }
-    Ok(Answer::Page { next: page.next, places, run: run.freeze() })
+    Ok(Answer::Page { next: page.next, runs, run: run.freeze() })
 }

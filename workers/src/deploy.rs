@@ -224,20 +224,34 @@ fn answers(record: &ServiceRecord, wanted: &ServiceName) -> bool {
 
 /// The subscription a handler consumes from: as it is there, but with what the handler says.
 pub(crate) fn subscription(handler: &Handler, there: Option<Subscription>) -> Result<Subscription> {
-    let Handler::Consume { topics, subscription, start, max_failures, backoff, .. } = handler else {
+    let Handler::Consume {
+        topics,
+        subscription,
+        start,
+        max_failures,
+        backoff,
+        order,
+        priorities,
+        sharing,
+        filter,
+        ..
+    } = handler
+    else {
         return Err(Error::internal("only a consume handler has a subscription"));
     };
     let name: SubscriptionName = subscription.clone();
-    let mut wanted = there.unwrap_or_else(|| Subscription::new(name, topics.clone()));
-    wanted.topics.clone_from(topics);
-    wanted.start = *start;
-    if let Some(max_failures) = max_failures {
-        wanted.max_failures = *max_failures;
-    }
-    if let Some(backoff) = backoff {
-        wanted.backoff = *backoff;
-    }
-    Ok(wanted)
+    let there = there.unwrap_or_else(|| Subscription::new(name, topics.clone()));
+    Ok(Subscription {
+        topics: topics.clone(),
+        start: *start,
+        max_failures: max_failures.unwrap_or(there.max_failures),
+        backoff: backoff.unwrap_or(there.backoff),
+        order: order.unwrap_or(there.order),
+        priorities: priorities.unwrap_or(there.priorities),
+        sharing: sharing.unwrap_or(there.sharing),
+        filter: filter.clone().or(there.filter),
+        ..there
+    })
 }
 
 /// The record after a deployment, and the versions it has dropped. Deploying what runs already, with the same
@@ -319,13 +333,20 @@ mod tests {
     #[test]
     fn a_subscription_keeps_what_the_handler_does_not_speak_of() {
         let handler: Handler = serde_json::from_value(serde_json::json!({
-            "kind": "consume", "function": "f", "topics": ["a"], "subscription": "s.f", "max_failures": 3
+            "kind": "consume", "function": "f", "topics": ["a"], "subscription": "s.f", "max_failures": 3,
+            "order": "key", "filter": {"jq": ".a"}
         }))
         .unwrap();
         let mut there = Subscription::new("s.f".parse().unwrap(), vec!["b".parse().unwrap()]);
         there.lease = Duration::from_secs(77);
+        there.sharing = crossdock_topics::Sharing::Failover;
         let wanted = subscription(&handler, Some(there)).unwrap();
         assert_eq!((wanted.max_failures, wanted.lease), (3, Duration::from_secs(77)));
+        assert_eq!(
+            (wanted.order, wanted.sharing),
+            (crossdock_topics::Order::Key, crossdock_topics::Sharing::Failover)
+        );
+        assert_eq!(wanted.filter.unwrap().jq.as_deref(), Some(".a"));
         assert_eq!(wanted.topics[0].to_string(), "a");
     }
 }

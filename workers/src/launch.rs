@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossdock_config::ServiceSettings;
 use crossdock_topics::{Broker, Error, Result, ServiceName, Shutdown};
-use crossdock_wire::process::Start;
+use crossdock_wire::session::process::Start;
 use secrecy::SecretString;
 use sha2::{Digest, Sha256};
 
@@ -56,6 +56,7 @@ impl Workshop {
                     service: service.to_string(),
                     version,
                     path: path.to_string_lossy().into_owned(),
+                    timeout_ms: u64::try_from(settings.timeout.as_millis()).unwrap_or(u64::MAX),
                     memory: settings.memory.0,
                     beacon: None,
                     inspect,

@@ -9,7 +9,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossdock_config::Manifest;
 use crossdock_topics::{Error, ErrorCode, Result};
-use crossdock_wire::process::{FromProcess, PROTOCOL, Start, ToProcess, codec};
+use crossdock_wire::session::process::{FromProcess, Start, ToProcess};
+use crossdock_wire::session::{VERSION, codec};
 use crossdock_wire::{Frame, FrameCodec};
 use futures::{SinkExt, StreamExt};
 use secrecy::{ExposeSecret, SecretString};
@@ -137,15 +138,15 @@ async fn greet(
 ) -> Result<(FromProcess, Bytes), Option<Error>> {
     let strange = |e: &dyn std::fmt::Display| Some(failed(format!("the process is not understood: {e}")));
     let start = serde_json::to_vec(&spec.start).map_err(|e| strange(&e))?;
-    let hello = ToProcess::Hello { protocol: PROTOCOL }.frame(start.into()).map_err(|e| strange(&e))?;
-    writer.send(hello).await.map_err(|_| None)?;
+    let start = ToProcess::Start { version: VERSION }.frame(start.into()).map_err(|e| strange(&e))?;
+    writer.send(start).await.map_err(|_| None)?;
     let Frame { header, payload } = match reader.next().await {
         None | Some(Err(crossdock_wire::FrameError::Io(_))) => return Err(None),
         Some(frame) => frame.map_err(|e| strange(&e))?,
     };
     let answer = Frame { header, payload: Bytes::new() }.header().map_err(|e| strange(&e))?;
     match answer {
-        FromProcess::Ready { protocol: PROTOCOL, .. } | FromProcess::Refused { protocol: PROTOCOL } => {
+        FromProcess::Ready { version: VERSION, .. } | FromProcess::Refused { version: VERSION } => {
             Ok((answer, payload))
         }
         other => Err(strange(&format!("{other:?}"))),

@@ -303,23 +303,18 @@ class Context:
         )
 
         def header(question: int) -> bytes:
-            return _pack([5, question, service, max(0, int(wait * 1000))])
+            return _pack([_INVOKE, question, service, max(0, int(wait * 1000))])
 
         reader = None if returns is None else _reader(returns)
         return self._runner.ask(self._handler.is_async, header, record, lambda a: _read_answer(service, a, reader))
 
-    def read(self, topic: str, start: int | str = "start", *, max: int = 1000, wait: Seconds = 0) -> Any:
-        """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start" or
-        "end"), waiting up to `wait` for the first one. In an async handler, await it. Raises InvokeError."""
-        if isinstance(start, bool) or not (isinstance(start, int) and start >= 0 or start in ("start", "end")):
-            raise ValueError(f'{start!r} is no place to read from: use an offset, "start" or "end"')
-        place = start if isinstance(start, int) else {"start": -1, "end": -2}[start]
-        pause = int(_seconds("wait", wait) * 1000)
-
-        def header(question: int) -> bytes:
-            return _pack([6, question, topic, place, max, pause])
-
-        return self._runner.ask(self._handler.is_async, header, b"", lambda a: _read_page(topic, a))
+    def read(self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0) -> Any:
+        """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start",
+        "end" or a datetime), waiting up to `wait` for the first one. In an async handler, await it. Raises
+        InvokeError."""
+        return self._runner.ask(
+            self._handler.is_async, _read_header(topic, start, max, wait), b"", lambda a: _read_page(topic, a)
+        )
 
     @property
     def log(self) -> logging.Logger:
@@ -362,6 +357,10 @@ def consume(
     subscription: str | None = None,
     start: str | int | dt.datetime = "start",
     max_failures: int = 5,
+    order: str | None = None,
+    priorities: bool | None = None,
+    sharing: str | None = None,
+    filter: str | Mapping[str, Any] | None = None,
     timeout: Seconds | None = None,
     concurrency: int | None = None,
 ) -> Callable[[_F], _F]:
@@ -374,6 +373,10 @@ def consume(
                    one share its messages.
     start          where a new subscription begins: "start", "end", an offset, or a datetime
     max_failures   after so many a message goes to the dead letters
+    order          "key": messages of one key one after another, the next when the one before it is settled
+    priorities     True: messages of higher priority overtake others that wait
+    sharing        "failover" or "exclusive": one consumer at a time gets messages, not all of them
+    filter         only these messages: a jq program such as ".total > 100", or {"headers": {...}, "jq": ...}
     timeout        how long one call may take; unless said, as the service's settings say
     concurrency    how many calls may be under way in one process; 1 for plain functions and 64 for async ones
     """
@@ -397,13 +400,26 @@ def consume(
         raise ValueError(f'{start!r} is no place to start: use "start", "end", an offset or a datetime')
     if not isinstance(max_failures, int) or not 1 <= max_failures <= 1_000_000:
         raise ValueError("max_failures can be 1 to 1000000")
-    spec = {"topics": list(topics), "subscription": subscription, "start": place, "max_failures": max_failures}
+    if isinstance(filter, str):
+        filter = {"jq": filter}
+    spec = {
+        "topics": list(topics), "subscription": subscription, "start": place, "max_failures": max_failures,
+        "order": _one_of("order", order, "none", "key"), "priorities": priorities,
+        "sharing": _one_of("sharing", sharing, "shared", "failover", "exclusive"),
+        "filter": None if filter is None else dict(filter),
+    }  # fmt: skip
 
     def mark(function: _F) -> _F:
         _handlers.append(_Handler("consume", function, spec, timeout, concurrency))
         return function
 
     return mark
+
+
+def _one_of(name: str, value: str | None, *allowed: str) -> str | None:
+    if value is not None and value not in allowed:
+        raise ValueError(f"{name} is {value!r}; it can be {' or '.join(map(repr, allowed))}")
+    return value
 
 
 def serve(
@@ -462,6 +478,11 @@ class _Handler:
             raise ValueError("concurrency can be 1 to 4096")
         self.concurrency = concurrency
         self.warned = False
+        self.budget = 30.0
+        """How long a call may take, in seconds, when the one who asks does not say."""
+        self.subscription = ""
+        self.quick = b""
+        """How the frame begins that acknowledges a message and nothing more."""
         self._arguments: Callable[[Message, Context], tuple[Any, ...]] | None = None
 
     def manifest(self, service: str) -> dict[str, Any]:
@@ -472,6 +493,12 @@ class _Handler:
         if self.kind == "consume":
             entry.setdefault("subscription", f"{service}.{self.name}")
         return entry
+
+    def settle_in(self, service: str, timeout: float) -> None:
+        """It is going to run, for this service, with this timeout unless it has its own."""
+        self.budget = timeout if self.timeout is None else self.timeout
+        self.subscription = self.manifest(service).get("subscription", "")
+        self.quick = b"\x96\x11\x00" + _pack(self.subscription) + b"\x91\x97\x00"
 
     def arguments(self, message: Message, ctx: Context) -> tuple[Any, ...]:
         """What to call the function with. Raises _Misfit."""
@@ -1091,42 +1118,87 @@ def _unpack(data: bytes, at: int) -> tuple[Any, int]:
     tag = data[at]
     if tag < 0x80:
         return tag, at + 1
-    if tag >= 0xE0:
-        return tag - 256, at + 1
-    if tag == 0xC0:
-        return None, at + 1
-    scalar = _SCALARS.get(tag)
-    if scalar is not None:
-        return scalar.unpack_from(data, at + 1)[0], at + 1 + scalar.size
     at += 1
     if 0x90 <= tag < 0xA0:
-        size, text = tag & 15, False
-    elif 0xA0 <= tag < 0xC0:
-        size, text = tag & 31, True
+        return _unpack_list(data, at, tag & 15)
+    if tag >= 0xE0:
+        return tag - 256, at
+    if tag == 0xC0:
+        return None, at
+    scalar = _SCALARS.get(tag)
+    if scalar is not None:
+        return scalar.unpack_from(data, at)[0], at + scalar.size
+    if tag < 0xC0:
+        size = tag & 31
     elif tag in (0xC2, 0xC3):
         return tag == 0xC3, at
     elif tag in _SIZES:
-        form, text = _SIZES[tag]
+        form, is_text = _SIZES[tag]
         size = form.unpack_from(data, at)[0]
         at += form.size
+        if not is_text:
+            return _unpack_list(data, at, size)
     else:
         raise ValueError(f"a header holds a value of kind {tag:#x}")
-    if text:
-        return data[at : at + size].decode(), at + size
-    values = []
+    return data[at : at + size].decode(), at + size
+
+
+def _unpack_list(data: bytes, at: int, size: int) -> tuple[list[Any], int]:
+    # The kinds that headers are full of are taken apart here: a call for each would take most of the time.
+    values: list[Any] = []
     for _ in range(size):
-        value, at = _unpack(data, at)
-        values.append(value)
+        tag = data[at]
+        if tag < 0x80:
+            values.append(tag)
+            at += 1
+        elif tag == 0xCF:
+            values.append(_U64.unpack_from(data, at + 1)[0])
+            at += 9
+        elif tag == 0xCE:
+            values.append(_U32.unpack_from(data, at + 1)[0])
+            at += 5
+        elif tag == 0xCD:
+            values.append(_U16.unpack_from(data, at + 1)[0])
+            at += 3
+        elif 0x90 <= tag < 0xA0:
+            value, at = _unpack_list(data, at + 1, tag & 15)
+            values.append(value)
+        else:
+            value, at = _unpack(data, at)
+            values.append(value)
     return values, at
 
 
 # --- Frames: a msgpack header and a raw payload -----------------------------------------------------------------
 
-_PROTOCOL = 1
+_VERSION = 1  # of the protocol; docs/PROTOCOL.md describes it
 _PREFIX = struct.Struct(">II")  # the length of all that follows, the length of the header
-_ACK = struct.Struct(">II3sQ4s")
-_REPLY = struct.Struct(">II3sQ2s")
 _READ = 256 * 1024
+
+# Kinds of headers. Where a client's and a server's share a number, the second answers the first.
+_HELLO = _WELCOME = 1
+_PING = 2
+_DRAIN = 3
+_CANCEL = _ABANDONED = 4
+_HEALTH = 5
+_PUBLISH = _RECEIPTS = 10
+_READ_TOPIC = _PAGE = 11
+_DELIVERIES = 14
+_CONSUME = 15
+_CREDIT = 16
+_SETTLE = _SETTLED = 17
+_EXTEND = 18
+_INVOKE = _ANSWER = 19
+_SERVE = _REQUEST = 20
+_REPLY = 21
+_CALL = _DONE = 22
+_END = 23
+_FAILED = 24
+# Said only between a worker and a process that it has started.
+_START = _READY = 60
+_REFUSED = 61
+
+_ACK, _RETRY, _RELEASE, _REJECT = 0, 1, 2, 3
 
 _Header = list[Any]
 _Frame = tuple[_Header, bytes]
@@ -1169,10 +1241,6 @@ class _Splitter:
 
 # --- Calls ------------------------------------------------------------------------------------------------------
 
-# Kinds of headers, as the worker's side calls them.
-_CONSUME, _SERVE, _ANSWER, _PAGE, _DRAIN = 2, 3, 4, 5, 6
-_READY, _REFUSED, _SETTLE, _REPLY_TO = 1, 2, 3, 4
-
 _MAX_REASON = 2000
 _JSON_REPLY = b"\x80\x00\x10\x00application/json"  # a record of nothing but this content type, and a payload
 
@@ -1189,16 +1257,86 @@ class _Runner:
         raise NotImplementedError
 
 
-def _check_answer(header: _Header) -> None:
-    if header[2] is not None:
-        code, message, hint = header[2][:3]
-        raise InvokeError(code, message, hint)
+class _Call:
+    """What a handler is to do."""
+
+    __slots__ = ("handler", "id", "budget", "message", "log")
+
+    def __init__(self, handler: _Handler, id: int, budget: float, message: Message, log: int = 0) -> None:
+        self.handler = handler
+        self.id = id
+        """Of a request, as the server numbered it; of a delivery, its token."""
+        self.budget = budget
+        self.message = message
+        self.log = log
+
+
+def _request(handler: _Handler, header: _Header, record: bytes) -> _Call:
+    return _Call(handler, header[1], header[3] / 1000, Message(record, header[4]))
+
+
+def _deliveries(handler: _Handler, header: _Header, run: bytes) -> list[_Call]:
+    """The calls that a frame of deliveries asks for."""
+    calls = []
+    at, number, sizes = 0, 0, header[3]
+    for topic, log, runs in header[2]:
+        for offset, token, time_ms, attempt, deliveries, count in runs:
+            for more in range(count):
+                start = at + 4
+                at = start + _U32LE.unpack_from(run, at)[0]
+                message = Message(run[start:at], sizes[number], topic, offset + more, time_ms, attempt, deliveries)
+                calls.append(_Call(handler, token + more, handler.budget, message, log))
+                number += 1
+    return calls
+
+
+def _read_header(topic: str, start: int | str | dt.datetime, max: int, wait: Seconds) -> Callable[[int], bytes]:
+    if isinstance(start, dt.datetime) and start.tzinfo is not None:
+        place, value = 3, int(start.timestamp() * 1000)
+    elif isinstance(start, int) and not isinstance(start, bool) and start >= 0:
+        place, value = 2, start
+    elif start in ("start", "end"):
+        place, value = int(start == "end"), 0
+    else:
+        raise ValueError(
+            f'{start!r} is no place to read from: use an offset, "start", "end" or a datetime with its time zone'
+        )
+    if isinstance(max, bool) or not isinstance(max, int) or max < 1:
+        raise ValueError(f"max is {max!r}; it can be 1 or more")
+    pause = int(_seconds("wait", wait) * 1000)
+    return lambda question: _pack([_READ_TOPIC, question, topic, place, value, max, pause])
+
+
+class _Ended:
+    """How a call ended."""
+
+    __slots__ = ("verdict", "after_ms", "reason", "error", "runs", "payload")
+
+    verdict: int
+    after_ms: int | None
+    """When it is to be tried again, if not by the backoff."""
+    reason: str
+    error: list[Any] | None
+    """What the caller of a request is told instead of a reply: code, message, hint, retry after."""
+    runs: list[tuple[str, int]]
+    """The topics it published to, and how many bytes of the payload each one's records take."""
+    payload: bytes
+    """The outputs' records, and then the reply's."""
+
+    def __init__(self, runs: list[tuple[str, int]], payload: bytes, verdict: int = _ACK) -> None:
+        self.runs = runs
+        self.payload = payload
+        self.verdict = verdict
+        self.after_ms = None
+        self.reason = ""
+        self.error = None
 
 
 def _read_answer(service: str, answer: _Frame, reader: _Reader | None) -> Any:
     header, record = answer
-    _check_answer(header)
-    message = Message(record, _payload_bytes(record))
+    if header[0] == _FAILED:
+        raise InvokeError(*header[2][:3])
+    message = Message(record, header[2])
     status = int(message._system.get(":status", "200"))
     if status >= 400:
         code = {400: "invalid_argument", 404: "not_found", 409: "conflict"}.get(status, "service_failed")
@@ -1214,72 +1352,56 @@ def _read_answer(service: str, answer: _Frame, reader: _Reader | None) -> Any:
 
 def _read_page(topic: str, answer: _Frame) -> Page:
     header, run = answer
-    _check_answer(header)
+    if header[0] == _FAILED:
+        raise InvokeError(*header[2][:3])
     messages, at = [], 0
-    for offset, time_ms in header[4]:
-        end = at + 4 + _U32LE.unpack_from(run, at)[0]
-        record = run[at + 4 : end]
-        messages.append(Message(record, _payload_bytes(record), topic, offset, time_ms))
-        at = end
-    return Page(messages, header[3])
+    for offset, time_ms, count in header[3]:
+        for more in range(count):
+            end = at + 4 + _U32LE.unpack_from(run, at)[0]
+            record = run[at + 4 : end]
+            messages.append(Message(record, _payload_bytes(record), topic, offset + more, time_ms))
+            at = end
+    return Page(messages, header[2])
 
 
-def _open(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> Context:
-    handler = handlers[header[2]]
-    if header[0] == _CONSUME:
-        message = Message(record, header[4], header[5], header[6], header[7], header[8], header[9])
-    else:
-        message = Message(record, header[4])
-    return Context(message, handler, runner, header[3] / 1000)
-
-
-def _call(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> bytes:
-    """Calls a plain handler; gives the frame that says how it ended."""
-    ctx = _open(runner, handlers, header, record)
-    handler = ctx._handler
+def _call(runner: _Runner, call: _Call) -> _Ended:
+    """Calls a plain handler."""
+    handler = call.handler
+    ctx = Context(call.message, handler, runner, call.budget)
     try:
-        return _finished(ctx, header[1], handler.function(*handler.arguments(ctx.message, ctx)))
+        return _finished(ctx, handler.function(*handler.arguments(call.message, ctx)))
     except Exception as error:
-        return _failed(ctx, header[1], error)
+        return _failed(ctx, error)
 
 
-async def _call_async(runner: _Runner, handlers: Sequence[_Handler], header: _Header, record: bytes) -> bytes:
+async def _call_async(runner: _Runner, call: _Call) -> _Ended:
     """Calls an async handler, and cancels it at its deadline."""
     import asyncio
 
-    ctx = _open(runner, handlers, header, record)
-    handler = ctx._handler
+    handler = call.handler
+    ctx = Context(call.message, handler, runner, call.budget)
     try:
-        work = handler.function(*handler.arguments(ctx.message, ctx))
+        work = handler.function(*handler.arguments(call.message, ctx))
         try:
-            return _finished(ctx, header[1], await asyncio.wait_for(work, header[3] / 1000))
+            return _finished(ctx, await asyncio.wait_for(work, call.budget))
         except asyncio.TimeoutError:
             if ctx.time_left > 0:
                 raise
-            raise TimeoutError(f"{handler.name} took longer than {header[3] / 1000:g} s") from None
+            raise TimeoutError(f"{handler.name} took longer than {call.budget:g} s") from None
     except Exception as error:
-        return _failed(ctx, header[1], error)
+        return _failed(ctx, error)
 
 
-def _outputs(ctx: Context) -> tuple[list[tuple[str, int]], bytes]:
-    if not ctx._outputs:
-        return [], b""
-    total = sum(map(len, ctx._outputs.values()))
-    if total > _MAX_OUTPUT:
-        raise ValueError(f"{ctx._handler.name} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
-    return [(topic, len(run)) for topic, run in ctx._outputs.items()], b"".join(ctx._outputs.values())
+_NOTHING = _Ended([], b"")
 
 
-def _finished(ctx: Context, call: int, result: Any) -> bytes:
+def _finished(ctx: Context, result: Any) -> _Ended:
     handler = ctx._handler
     if handler.kind == "consume":
         if result is not None and not handler.warned:
             handler.warned = True
             ctx.log.warning("%s returned a value, which goes nowhere; publish it with its context", handler.name)
-        if not ctx._outputs:
-            return _ACK.pack(19, 15, b"\x96\x03\xcf", call, b"\x00\xc0\xa0\x90")
-        runs, payload = _outputs(ctx)
-        return _frame(_pack([_SETTLE, call, 0, None, "", runs]), payload)
+        return _Ended(*_outputs(ctx)) if ctx._outputs else _NOTHING
     kind: str | None
     if isinstance(result, Response):
         payload, kind = _encode(result.body)
@@ -1298,42 +1420,69 @@ def _finished(ctx: Context, call: int, result: Any) -> bytes:
         else:
             record = _pack_record(payload, content_type=kind)
     if not ctx._outputs:
-        return _REPLY.pack(17 + len(record), 13, b"\x94\x04\xcf", call, b"\xc0\x90") + record
+        return _Ended([], record)
     runs, payload = _outputs(ctx)
-    return _frame(_pack([_REPLY_TO, call, None, runs]), payload + record)
+    return _Ended(runs, payload + record)
 
 
-def _failed(ctx: Context, call: int, error: Exception) -> bytes:
-    """What the worker is told of a handler that raised; the traceback goes to the service's log."""
+def _outputs(ctx: Context) -> tuple[list[tuple[str, int]], bytes]:
+    total = sum(map(len, ctx._outputs.values()))
+    if total > _MAX_OUTPUT:
+        raise ValueError(f"{ctx._handler.name} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
+    return [(topic, len(run)) for topic, run in ctx._outputs.items()], b"".join(ctx._outputs.values())
+
+
+def _failed(ctx: Context, error: Exception) -> _Ended:
+    """What is told of a handler that raised; the traceback goes to the service's log."""
     handler = ctx._handler
     name = handler.name
-    after: int | None = None
+    ended = _Ended([], b"", _RETRY)
     if isinstance(error, Retry):
-        verdict, reason = 1, error.reason
-        after = None if error.after is None else int(error.after * 1000)
+        reason = error.reason
+        ended.after_ms = None if error.after is None else int(error.after * 1000)
     elif isinstance(error, Reject):
-        verdict, reason = 2, error.reason
+        ended.verdict, reason = _REJECT, error.reason
     elif isinstance(error, _Misfit):
-        verdict, reason = 2, f"the data does not fit {name}: {error}"
+        ended.verdict, reason = _REJECT, f"the data does not fit {name}: {error}"
         if handler.kind == "serve":
             ctx.log.warning("%s", reason)  # of a message the worker says it, with when it is tried again
     else:
-        verdict = 1
         reason = f"{name} raised {error.__class__.__name__}: {error}".rstrip(": ")
         message = ctx.message
         place = f"{message.topic}:{message.offset} attempt {message.attempt}: " if handler.kind == "consume" else ""
         ctx.log.error("%s%s raised\n%s", place, name, _traceback(error))
-    reason = reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 3] + "..."
+    ended.reason = reason = reason if len(reason) <= _MAX_REASON else reason[: _MAX_REASON - 3] + "..."
     if handler.kind == "consume":
-        return _frame(_pack([_SETTLE, call, verdict, after, reason, []]))
-    wire: list[Any]
+        return ended
     if isinstance(error, Retry):
-        wire = ["overloaded", reason, "try again later", after if after is not None else 1000]
-    elif verdict == 2:
-        wire = ["invalid_argument", reason, None, None]
+        after = ended.after_ms if ended.after_ms is not None else 1000
+        ended.error = ["overloaded", reason, "try again later", after]
+    elif ended.verdict == _REJECT:
+        ended.error = ["invalid_argument", reason, None, None]
     else:
-        wire = ["service_failed", reason, f"see its log: crossdock service logs {ctx._runner.service}", None]
-    return _frame(_pack([_REPLY_TO, call, wire, []]))
+        hint = f"see its log: crossdock service logs {ctx._runner.service}"
+        ended.error = ["service_failed", reason, hint, None]
+    return ended
+
+
+_QUICK_ACK = struct.Struct(">BIBQBQ5s")
+_QUICK_REPLY = struct.Struct(">II3sQ2s")
+
+
+def _said(call: _Call, ended: _Ended) -> bytes:
+    """The frame that tells a worker how a call ended. A settlement has the id 0: no answer is wanted."""
+    if call.handler.kind == "serve":
+        if ended.error is None and not ended.runs:
+            return _QUICK_REPLY.pack(17 + len(ended.payload), 13, b"\x94\x15\xcf", call.id, b"\xc0\x90") + ended.payload
+        return _frame(_pack([_REPLY, call.id, ended.error, ended.runs]), ended.payload)
+    offset = call.message.offset or 0
+    if ended is _NOTHING:
+        begin = call.handler.quick
+        ack = _QUICK_ACK.pack(0xCE, call.log, 0xCF, offset, 0xCF, call.id, b"\x01\xc0\xa0\x90\xc0")
+        return _PREFIX.pack(32 + len(begin), 28 + len(begin)) + begin + ack
+    outcome = [ended.verdict, call.log, offset, call.id, 1, ended.after_ms, ended.reason]
+    header = [_SETTLE, 0, call.handler.subscription, [outcome], ended.runs, None]
+    return _frame(_pack(header), ended.payload)
 
 
 def _traceback(error: BaseException) -> str:
@@ -1385,15 +1534,14 @@ class _Inline(_Runner):
         self._handlers = handlers
         self._beacon = beacon
         self._splitter = _Splitter()
-        self._inbox: collections.deque[_Frame] = collections.deque()
+        self._inbox: collections.deque[_Call | None] = collections.deque()  # None: no more will come
         self._answers: dict[int, _Frame] = {}
         self._outbox: list[bytes] = []
         self._question = 0
         self._asking = threading.Lock()
 
     def run(self) -> None:
-        inbox, outbox, handlers, beacon = self._inbox, self._outbox, self._handlers, self._beacon
-        stderr = self._stderr
+        inbox, outbox, beacon, stderr = self._inbox, self._outbox, self._beacon, self._stderr
         first = 0.0
         while True:
             if not inbox:
@@ -1402,8 +1550,8 @@ class _Inline(_Runner):
                 if not self._fill():
                     return
                 continue
-            header, record = inbox.popleft()
-            if header[0] == _DRAIN:
+            call = inbox.popleft()
+            if call is None:
                 self._flush()
                 return
             now = time.monotonic()
@@ -1413,8 +1561,8 @@ class _Inline(_Runner):
                 self._flush()
                 first = now
             stderr.begin(now)
-            _U64LE.pack_into(beacon, 0, header[1])
-            outbox.append(_call(self, handlers, header, record))
+            _U64LE.pack_into(beacon, 0, call.id)
+            outbox.append(_said(call, _call(self, call)))
 
     def _fill(self) -> bool:
         data = self._sock.recv(_READ)
@@ -1422,10 +1570,16 @@ class _Inline(_Runner):
         return bool(data)
 
     def _sort(self, frame: _Frame) -> None:
-        if frame[0][0] in (_ANSWER, _PAGE):
-            self._answers[frame[0][1]] = frame
-        else:
-            self._inbox.append(frame)
+        header, payload = frame
+        kind = header[0]
+        if kind == _REQUEST:
+            self._inbox.append(_request(self._handlers[header[2] - 1], header, payload))
+        elif kind == _DELIVERIES:
+            self._inbox.extend(_deliveries(self._handlers[header[1] - 1], header, payload))
+        elif kind == _DRAIN:
+            self._inbox.append(None)
+        elif kind in (_ANSWER, _PAGE, _FAILED):
+            self._answers[header[1]] = frame
 
     def _flush(self) -> None:
         if self._outbox:
@@ -1505,24 +1659,33 @@ class _Loop(_Runner):
 
     def _take(self, frame: _Frame) -> None:
         header, payload = frame
-        if header[0] in (_ANSWER, _PAGE):
+        kind = header[0]
+        if kind == _REQUEST:
+            self._begin(_request(self._handlers[header[2] - 1], header, payload))
+        elif kind == _DELIVERIES:
+            for call in _deliveries(self._handlers[header[1] - 1], header, payload):
+                self._begin(call)
+        elif kind in (_ANSWER, _PAGE, _FAILED):
             waiting = self._waiting.pop(header[1], None)
             if waiting is not None and not waiting.done():
                 waiting.set_result(frame)
-            return
-        if header[0] == _DRAIN:
+        elif kind == _DRAIN:
             self._draining = True
             if not self._calls:
                 self._end()
-            return
+
+    def _begin(self, call: _Call) -> None:
         if not self._calls:
             self._stderr.begin(time.monotonic())
-        if self._handlers[header[2]].is_async:
-            call = self._loop.create_task(_call_async(self, self._handlers, header, payload))
+        if call.handler.is_async:
+            work = self._loop.create_task(self._work(call))
         else:
-            call = self._loop.run_in_executor(self._threads, _call, self, self._handlers, header, payload)
-        self._calls.add(call)
-        call.add_done_callback(self._done)
+            work = self._loop.run_in_executor(self._threads, lambda: _said(call, _call(self, call)))
+        self._calls.add(work)
+        work.add_done_callback(self._done)
+
+    async def _work(self, call: _Call) -> bytes:
+        return _said(call, await _call_async(self, call))
 
     def _done(self, call: Any) -> None:
         self._calls.discard(call)
@@ -1582,8 +1745,8 @@ def _main() -> None:
             return
         splitter.feed(data, frames.append)
     header, payload = frames.popleft()
-    if header[0] != 1 or header[1] != _PROTOCOL:
-        _refuse(sock, f"the worker speaks protocol {header[1]}, crossdock.py {__version__} speaks {_PROTOCOL}")
+    if header[0] != _START or header[1] != _VERSION:
+        _refuse(sock, f"the worker speaks protocol {header[1]}, crossdock.py {__version__} speaks {_VERSION}")
         return
     start = json.loads(payload)
     _die_with_parent(sock)
@@ -1596,9 +1759,11 @@ def _main() -> None:
     except BaseException as error:  # also what calls sys.exit while it is imported
         _refuse(sock, str(error) if isinstance(error, _Unloadable) else _traceback(error))
         return
+    for handler in _handlers:
+        handler.settle_in(start["service"], start["timeout_ms"] / 1000)
     inline = not any(handler.is_async or handler.concurrency > 1 for handler in _handlers)
     credit = sum(handler.concurrency for handler in _handlers)
-    sock.sendall(_frame(_pack([_READY, _PROTOCOL, credit, inline]), _to_json(manifest).encode()))
+    sock.sendall(_frame(_pack([_READY, _VERSION, credit, inline]), _to_json(manifest).encode()))
     if start["inspect"]:
         return
     gc.collect()
@@ -1644,7 +1809,7 @@ def _load(service: str, path: str) -> dict[str, Any]:
 
 
 def _refuse(sock: socket.socket, why: str) -> None:
-    sock.sendall(_frame(_pack([_REFUSED, _PROTOCOL]), why.encode(errors="replace")[:65536]))
+    sock.sendall(_frame(_pack([_REFUSED, _VERSION]), why.encode(errors="replace")[:65536]))
 
 
 def _die_with_parent(sock: socket.socket) -> None:
@@ -1745,19 +1910,16 @@ class Sandbox(_Runner):
             pairs += [(f":param.{name}", value) for name, value in (params or {}).items()]
             pairs += [(":user", user)] if user is not None else []
         record = _pack_record(payload, key=key, id=id, content_type=content_type or kind, headers=pairs)
-        call: _Header = [_SERVE, 1, 0, int(_seconds("timeout", timeout) * 1000), len(payload)]
+        message = Message(record, len(payload))
         if target.kind == "consume":
             source = topic or target.spec["topics"][0]
-            call = [_CONSUME, *call[1:], source, offset, int(time.time() * 1000), attempt, attempt]
+            message = Message(record, len(payload), source, offset, int(time.time() * 1000), attempt, attempt)
+        call = _Call(target, 1, _seconds("timeout", timeout), message)
         if target.is_async:
             import asyncio
 
-            answer = asyncio.run(_call_async(self, [target], call, record))
-        else:
-            answer = _call(self, [target], call, record)
-        frames: list[_Frame] = []
-        _Splitter().feed(answer, frames.append)
-        return self._result(target, *frames[0])
+            return self._result(target, asyncio.run(_call_async(self, call)))
+        return self._result(target, _call(self, call))
 
     def publish(self, topic: str, data: Any, *, key: str | None = None, id: str | None = None) -> None:
         """Puts a message into a topic, for handlers to read."""
@@ -1773,22 +1935,23 @@ class Sandbox(_Runner):
         log.append(Message(record, _payload_bytes(record), topic, len(log), int(time.time() * 1000)))
         return log[-1]
 
-    def _result(self, target: _Handler, header: _Header, payload: bytes) -> Result:
+    def _result(self, target: _Handler, ended: _Ended) -> Result:
         outputs, at = [], 0
-        for topic, size in header[-1]:
+        for topic, size in ended.runs:
             end = at + size
             while at < end:
-                length = _U32LE.unpack_from(payload, at)[0]
-                outputs.append(self._store(topic, payload[at + 4 : at + 4 + length]))
+                length = _U32LE.unpack_from(ended.payload, at)[0]
+                outputs.append(self._store(topic, ended.payload[at + 4 : at + 4 + length]))
                 at += 4 + length
         if target.kind == "consume":
-            after = None if header[3] is None else header[3] / 1000
-            return Result(["ack", "retry", "reject"][header[2]], outputs, reason=header[4] or None, after=after)
-        if header[2] is not None:
-            code, message, _, after_ms = header[2]
+            after = None if ended.after_ms is None else ended.after_ms / 1000
+            outcome = {_ACK: "ack", _RETRY: "retry", _REJECT: "reject"}[ended.verdict]
+            return Result(outcome, outputs, reason=ended.reason or None, after=after)
+        if ended.error is not None:
+            code, reason, _, after_ms = ended.error
             after = None if after_ms is None else after_ms / 1000
-            return Result("error", outputs, reason=message, code=code, after=after)
-        record = payload[at:]
+            return Result("error", outputs, reason=reason, code=code, after=after)
+        record = ended.payload[at:]
         reply = Message(record, _payload_bytes(record))
         status = int(reply._system.get(":status", "200"))
         data = None if not reply.payload and reply.content_type is None else reply.data
@@ -1807,35 +1970,38 @@ class Sandbox(_Runner):
         return finish(self._answer(question, payload))
 
     def _answer(self, question: _Header, payload: bytes) -> _Frame:
-        if question[0] == 6:
+        if question[0] == _READ_TOPIC:
             return self._page(question)
         name = question[2]
         if name not in self._services:
-            return [_ANSWER, 1, ["unavailable", f"nobody serves {name}", "give it to the Sandbox"]], b""
+            return [_FAILED, 1, ["unavailable", f"nobody serves {name}", "give it to the Sandbox", None]], b""
         reply = self._services[name]
         if callable(reply):
             request = Message(payload, _payload_bytes(payload))
             if any(h.function is reply for h in _handlers):
                 result = self.run(reply, request)
                 if result.outcome == "error":
-                    return [_ANSWER, 1, [result.code, result.reason, None]], b""
+                    return [_FAILED, 1, [result.code, result.reason, None, None]], b""
                 reply = Response(result.reply, result.status or 200, result.headers, result.content_type)
             else:
                 reply = reply(request.data)
         response = reply if isinstance(reply, Response) else Response(reply)
         body, kind = _encode(response.body)
         headers = [*response.headers.items(), (":status", str(response.status))]
-        return [_ANSWER, 1, None], _pack_record(body, content_type=response.content_type or kind, headers=headers)
+        record = _pack_record(body, content_type=response.content_type or kind, headers=headers)
+        return [_ANSWER, 1, len(body)], record
 
     def _page(self, question: _Header) -> _Frame:
-        topic, start, limit = question[2:5]
+        topic, place, value, limit = question[2:6]
         log = self._topics.get(topic)
         if log is None:
-            return [_PAGE, 1, ["not_found", f"there is no topic {topic}", None], 0, []], b""
-        first = 0 if start == -1 else len(log) if start == -2 else int(start)
+            return [_FAILED, 1, ["not_found", f"there is no topic {topic}", None, None]], b""
+        first = 0 if place == 0 else len(log) if place == 1 else int(value)
+        if place == 3:
+            first = sum(1 for message in log if (message._time or 0) < value)
         found = log[first : first + limit]
         run = b"".join(_U32LE.pack(len(m._record)) + m._record for m in found)
-        return [_PAGE, 1, None, first + len(found), [[m.offset, m._time] for m in found]], run
+        return [_PAGE, 1, first + len(found), [[m.offset, m._time, 1] for m in found]], run
 
 
 def run(

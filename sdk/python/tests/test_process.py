@@ -46,11 +46,12 @@ class Worker:
             "service": "svc",
             "version": "1",
             "path": str(path),
+            "timeout_ms": 30000,
             "memory": memory,
             "beacon": str(self.beacon),
             "inspect": inspect,
         }
-        self.send([1, protocol], json.dumps(start).encode())
+        self.send([60, protocol], json.dumps(start).encode())
         return self.receive()
 
     def send(self, header: list[Any], payload: bytes = b"") -> None:
@@ -58,7 +59,7 @@ class Worker:
 
     def request(self, call: int, payload: bytes, handler: int = 0, budget: int = 5000) -> None:
         record = crossdock._pack_record(payload, content_type="application/json", headers={":method": "POST"})
-        self.send([3, call, handler, budget, len(payload)], record)
+        self.send([20, call, handler + 1, budget, len(payload)], record)
 
     def receive(self) -> tuple[list[Any], bytes]:
         while not self.frames:
@@ -70,7 +71,7 @@ class Worker:
 
     def reply(self) -> tuple[int, Any]:
         header, record = self.receive()
-        assert header[0] == 4, header
+        assert header[0] == 21, header
         if header[2] is not None:
             return header[1], header[2]
         return header[1], crossdock.Message(record, crossdock._payload_bytes(record)).data
@@ -112,13 +113,13 @@ def test_the_manifest_is_what_the_code_says(worker: Worker) -> None:
 from crossdock import consume, serve
 @consume("orders", "github.**", timeout=2.5, start="end")
 def fulfil(order): ...
-@consume("orders", subscription="audit", max_failures=1)
+@consume("orders", subscription="audit", max_failures=1, order="key", sharing="failover", filter=".total > 100")
 async def audit(order): ...
 @serve("quotes")
 def quote(order): ...
 """
     header, payload = worker.start(code, inspect=True)
-    assert header == [1, 1, 66, False]
+    assert header == [60, 1, 66, False]
     assert json.loads(payload) == {
         "handlers": [
             {
@@ -127,7 +128,8 @@ def quote(order): ...
             },
             {
                 "kind": "consume", "function": "audit", "concurrency": 64, "topics": ["orders"], "start": "start",
-                "max_failures": 1, "subscription": "audit",
+                "max_failures": 1, "subscription": "audit", "order": "key", "sharing": "failover",
+                "filter": {"jq": ".total > 100"},
             },
             {"kind": "serve", "function": "quote", "concurrency": 1, "name": "quotes"},
         ]
@@ -149,7 +151,7 @@ def quote(order): ...
 )
 def test_code_that_cannot_run_is_refused_with_the_reason(worker: Worker, code: str, why: str) -> None:
     header, payload = worker.start(code)
-    assert header[:2] == [2, 1]
+    assert header[:2] == [61, 1]
     text = payload.decode()
     assert why in text and "crossdock.py" not in text
     assert worker.process.wait(10) == 0
@@ -157,11 +159,11 @@ def test_code_that_cannot_run_is_refused_with_the_reason(worker: Worker, code: s
 
 def test_another_protocol_is_refused(worker: Worker) -> None:
     header, payload = worker.start(ECHO, protocol=2)
-    assert header == [2, 1] and b"protocol 2" in payload
+    assert header == [61, 1] and b"protocol 2" in payload
 
 
 def test_pipelined_calls_are_answered_in_order(worker: Worker) -> None:
-    assert worker.start(ECHO)[0] == [1, 1, 1, True]
+    assert worker.start(ECHO)[0] == [60, 1, 1, True]
     for first in range(1, 501, 20):
         for call in range(first, first + 20):
             worker.request(call, json.dumps({"n": call, "pad": "x" * (call * 7 % 3000)}).encode())
@@ -171,8 +173,27 @@ def test_pipelined_calls_are_answered_in_order(worker: Worker) -> None:
     large = json.dumps("y" * 5_000_000).encode()
     worker.request(501, large)
     assert len(worker.reply()[1]) == 5_000_000
-    worker.send([6, 0])
+    worker.send([3, 0])
     assert worker.process.wait(10) == 0
+
+
+def test_deliveries_of_one_frame_are_settled_one_by_one(worker: Worker) -> None:
+    worker.start(
+        "from crossdock import *\n@consume('orders', subscription='audit')\ndef audit(n, ctx):\n"
+        "    if n == 2: raise Retry('later', after=1.5)\n    if n == 3: raise Reject('no')\n"
+        "    if n == 4: ctx.publish('seen', ctx.message.offset)"
+    )
+    records = [crossdock._pack_record(b"%d" % n, content_type="application/json") for n in range(1, 5)]
+    run = b"".join(struct.pack("<I", len(record)) + record for record in records)
+    topics = [["orders", 7, [[300, 41, 1700000000000, 1, 1, 3], [310, 44, 1700000000000, 2, 3, 1]]]]
+    worker.send([14, 1, topics, [1, 1, 1, 1]], run)
+    assert worker.receive() == ([17, 0, "audit", [[0, 7, 300, 41, 1, None, ""]], [], None], b"")
+    assert worker.receive()[0] == [17, 0, "audit", [[1, 7, 301, 42, 1, 1500, "later"]], [], None]
+    assert worker.receive()[0] == [17, 0, "audit", [[3, 7, 302, 43, 1, None, "no"]], [], None]
+    header, payload = worker.receive()
+    assert header == [17, 0, "audit", [[0, 7, 310, 44, 1, None, ""]], [["seen", len(payload)]], None]
+    output = crossdock.Message(payload[4:], 3)
+    assert (output.payload, output.content_type) == (b"310", "application/json")
 
 
 def test_a_plain_handler_asks_while_other_calls_wait(worker: Worker) -> None:
@@ -181,21 +202,21 @@ def test_a_plain_handler_asks_while_other_calls_wait(worker: Worker) -> None:
         worker.request(call, b"%d" % call)
     for call in (1, 2):
         header, record = worker.receive()
-        assert header[:3] == [5, call, "other"] and 0 < header[3] <= 5000
-        worker.send([4, header[1], None], record)
+        assert header[:3] == [19, call, "other"] and 0 < header[3] <= 5000
+        worker.send([19, header[1], crossdock._payload_bytes(record)], record)
         assert worker.reply() == (call, [call, call])
 
 
 def test_async_and_plain_handlers_run_side_by_side(worker: Worker) -> None:
-    assert worker.start(ASYNC)[0] == [1, 1, 68, False]
+    assert worker.start(ASYNC)[0] == [60, 1, 68, False]
     begun = time.monotonic()
     for call in range(1, 9):
         worker.request(call, b"0.3", handler=call % 2)
     answered: set[int] = set()
     while len(answered) < 8:
         header, record = worker.receive()
-        if header[0] == 5:
-            worker.send([4, header[1], None], record)
+        if header[0] == 19:
+            worker.send([19, header[1], crossdock._payload_bytes(record)], record)
         else:
             assert header[2] is None, header
             answered.add(header[1])
@@ -204,9 +225,9 @@ def test_async_and_plain_handlers_run_side_by_side(worker: Worker) -> None:
     call, error = worker.reply()
     assert call == 9 and error[0] == "service_failed" and "took longer than 0.2 s" in error[1]
     worker.request(10, b"0.2")
-    worker.send([6, 0])
+    worker.send([3, 0])
     header, record = worker.receive()
-    worker.send([4, header[1], None], record)
+    worker.send([19, header[1], crossdock._payload_bytes(record)], record)
     assert worker.reply() == (10, 0.2)
     assert worker.process.wait(10) == 0
 

@@ -16,6 +16,7 @@ mod call;
 mod error;
 mod header;
 mod places;
+pub mod process;
 mod requests;
 mod responses;
 

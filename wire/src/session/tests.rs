@@ -203,13 +203,30 @@ fn response() -> impl Strategy<Value = ToClient> {
     ]
 }
 
+fn greeting() -> impl Strategy<Value = (process::ToProcess, process::FromProcess)> {
+    use process::{FromProcess, ToProcess};
+    let said = prop_oneof![
+        any::<(u32, u32, bool)>().prop_map(|(version, credit, in_order)| FromProcess::Ready {
+            version,
+            credit,
+            in_order
+        }),
+        any::<u32>().prop_map(|version| FromProcess::Refused { version }),
+    ];
+    (any::<u32>().prop_map(|version| ToProcess::Start { version }), said)
+}
+
 fn again<T: Serialize + DeserializeOwned>(header: &T) -> T {
     Frame::new(header, Bytes::new()).unwrap().header().unwrap()
 }
 
 proptest! {
     #[test]
-    fn every_header_is_read_as_it_was_written(request in request(), response in response()) {
+    fn every_header_is_read_as_it_was_written(
+        request in request(), response in response(), (start, ready) in greeting(),
+    ) {
+        prop_assert_eq!(again(&start), start);
+        prop_assert_eq!(again(&ready), ready);
         prop_assert_eq!(again(&request), request);
         prop_assert_eq!(again(&response), response);
     }

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::broker::{Filter, Order, Sharing};
 use super::{Backoff, StartAt};
 
 /// A server of the cluster.
@@ -76,6 +77,15 @@ pub(crate) enum Handler {
         /// How long a failed message waits.
         #[schema(value_type = Option<Backoff>)]
         backoff: Option<String>,
+        /// In which order messages are delivered; what is not said here stays as the subscription has it.
+        order: Option<Order>,
+        /// Whether messages of higher priority overtake others.
+        priorities: Option<bool>,
+        /// Who of the consumers gets messages.
+        sharing: Option<Sharing>,
+        /// Which messages it is about.
+        #[schema(value_type = Option<Filter>)]
+        filter: Option<String>,
         /// How long one call may take.
         timeout: Option<String>,
         /// How many calls one process may have under way at once.

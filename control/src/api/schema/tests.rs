@@ -129,7 +129,8 @@ fn the_descriptions_of_the_configuration_name_the_fields_that_the_types_have() {
 fn the_description_of_a_handler_reads_what_a_handler_writes() {
     for text in [
         r#"{"kind": "consume", "function": "f", "topics": ["a"], "subscription": "s", "start": "end",
-            "max_failures": 3, "backoff": {"first": "1s"}, "timeout": "1s", "concurrency": 2}"#,
+            "max_failures": 3, "backoff": {"first": "1s"}, "order": "key", "priorities": false, "sharing": "shared",
+            "filter": {"jq": ".a"}, "timeout": "1s", "concurrency": 2}"#,
         r#"{"kind": "serve", "function": "f", "name": "n", "timeout": "1s", "concurrency": 2}"#,
     ] {
         let handler: crossdock_config::Handler = serde_json::from_str(text).unwrap();
