@@ -17,6 +17,10 @@ pub(crate) const API_KEY: &str = "CROSSDOCK_API_KEY";
 pub(crate) const CONTEXT: &str = "CROSSDOCK_CONTEXT";
 /// The password of the user `admin` that `quickstart` makes or changes.
 pub(crate) const ADMIN_PASSWORD: &str = "CROSSDOCK_ADMIN_PASSWORD";
+/// The editor that a dead letter is mended in; goes before [`EDITOR`].
+pub(crate) const VISUAL: &str = "VISUAL";
+/// The same, by its older name.
+pub(crate) const EDITOR: &str = "EDITOR";
 /// What is logged, such as `debug` or `crossdock_gateway=debug`; goes before [`RUST_LOG`].
 pub(crate) const LOG: &str = "CROSSDOCK_LOG";
 /// The same, by the name that Rust programs share.

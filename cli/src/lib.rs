@@ -5,6 +5,7 @@
 
 mod client;
 mod command;
+mod confirm;
 mod context;
 mod document;
 mod env;
@@ -14,6 +15,7 @@ mod follow;
 mod log;
 mod message;
 mod output;
+mod place;
 mod quickstart;
 mod refusal;
 

@@ -25,6 +25,11 @@ pub(crate) struct Input {
 }
 
 impl Input {
+    /// What an option gives, or a file.
+    pub(crate) fn new(data: Option<String>, file: Option<PathBuf>) -> Self {
+        Self { data, file }
+    }
+
     /// All of it, at most as much as a message can hold.
     ///
     /// # Errors
@@ -167,8 +172,15 @@ pub(crate) fn one_line(text: &str) -> String {
     printable(text).replace('\n', "\\n").replace('\t', " ")
 }
 
+/// The line of a reason that says most: a traceback's last one, anything else's first.
+pub(crate) fn gist(reason: &str) -> &str {
+    let mut lines = reason.lines();
+    let first = lines.next().unwrap_or_default();
+    if first.starts_with("Traceback") { lines.next_back().unwrap_or(first) } else { first }
+}
+
 /// A payload as text: as it is when it is text, otherwise how many bytes it has.
-fn payload(message: &Message) -> String {
+pub(crate) fn payload(message: &Message) -> String {
     match message.payload() {
         Ok(bytes) => match std::str::from_utf8(&bytes) {
             Ok(text) => text.to_owned(),
@@ -255,5 +267,12 @@ mod tests {
     fn headers_are_lower_case() {
         assert_eq!(header("Source = web=1").unwrap(), ("source".into(), "web=1".into()));
         assert!(header("=x").is_err() && header("x").is_err());
+    }
+
+    #[test]
+    fn a_reason_in_one_line_is_the_exception_or_how_the_process_ended() {
+        assert_eq!(gist("Traceback (most recent call last):\n  File\nValueError: bad"), "ValueError: bad");
+        assert_eq!(gist("the process exited with status 9\nlast words"), "the process exited with status 9");
+        assert_eq!(gist(""), "");
     }
 }

@@ -184,6 +184,12 @@ pub(crate) fn say(text: &str) {
     let _ = writeln!(anstream::stderr(), "{text}");
 }
 
+/// Puts a question to the person at the terminal, who answers on the same line.
+pub(crate) fn ask(question: &str) {
+    let mut terminal = anstream::stderr();
+    let _ = write!(terminal, "{question}").and_then(|()| terminal.flush());
+}
+
 /// Whether errors are shown in colour: on a terminal, unless `NO_COLOR` is set.
 pub(crate) fn colour() -> bool {
     anstream::AutoStream::choice(&io::stderr()) != anstream::ColorChoice::Never

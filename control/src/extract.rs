@@ -28,6 +28,27 @@ where
     }
 }
 
+/// The name in the path, and what comes after it there.
+pub(crate) struct NamedAnd<T, U>(pub(crate) T, pub(crate) U);
+
+impl<T, U, S> FromRequestParts<S> for NamedAnd<T, U>
+where
+    T: FromStr<Err = Error>,
+    U: FromStr,
+    U::Err: std::fmt::Display,
+    S: Send + Sync,
+{
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let Path((name, rest)) = Path::<(String, String)>::from_request_parts(parts, state)
+            .await
+            .map_err(|rejection| Error::invalid(rejection.body_text()))?;
+        let rest = rest.parse().map_err(|why| Error::invalid(format!("{rest:?} in the path: {why}")))?;
+        Ok(Self(name.parse()?, rest))
+    }
+}
+
 /// The query; fields it does not know are refused by the type it is read into.
 pub(crate) struct Query<T>(pub(crate) T);
 
@@ -92,14 +113,21 @@ pub(crate) fn at_most(field: &str, duration: Duration, longest: Duration) -> Res
     Ok(duration)
 }
 
-/// A message's place as `TOPIC:OFFSET`.
-pub(crate) fn place(text: &str) -> Result<(TopicName, u64), Error> {
-    let wrong = || {
-        Error::invalid(format!("{text:?} is not a place"))
-            .hint("write it like orders:42, or pass on what stood in `next`")
-    };
-    let (topic, offset) = text.rsplit_once(':').ok_or_else(wrong)?;
-    Ok((topic.parse()?, offset.parse().map_err(|_| wrong())?))
+/// A message's place, `TOPIC:OFFSET`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct MessagePlace(pub(crate) TopicName, pub(crate) u64);
+
+impl FromStr for MessagePlace {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self, Error> {
+        let wrong = || {
+            Error::invalid(format!("{text:?} is not a message's place"))
+                .hint("write it like orders:42, or pass on what stood in `next`")
+        };
+        let (topic, offset) = text.rsplit_once(':').ok_or_else(wrong)?;
+        Ok(Self(topic.parse()?, offset.parse().map_err(|_| wrong())?))
+    }
 }
 
 #[cfg(test)]
@@ -143,7 +171,8 @@ mod tests {
 
     #[test]
     fn a_place_is_a_topic_and_an_offset() {
-        assert_eq!(place("orders.new:7").unwrap(), ("orders.new".parse().unwrap(), 7));
+        let place = |text: &str| text.parse::<MessagePlace>();
+        assert_eq!(place("orders.new:7").unwrap(), MessagePlace("orders.new".parse().unwrap(), 7));
         for wrong in ["", "orders", "orders:", ":7", "orders:-1", "a b:1"] {
             assert!(place(wrong).is_err(), "{wrong}");
         }

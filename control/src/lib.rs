@@ -15,6 +15,7 @@ mod gate;
 mod membership;
 mod openapi;
 mod records;
+mod replay;
 mod rollout;
 mod routes;
 mod run;

@@ -218,3 +218,22 @@ async fn a_full_broker_says_when_to_try_again_and_stores_what_it_acknowledged() 
     assert_eq!(sandbox.stored("orders").await.len(), 1 + stored);
     sandbox.stop().await;
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_is_stored_only_where_the_topic_ends_as_expected() {
+    let sandbox = Sandbox::start().await;
+    sandbox.topic("ledger").await;
+    let publish = |last: &'static str| {
+        let request = sandbox.post("/topics/ledger/messages").header("x-expected-last-offset", last);
+        answer(request.body("x"))
+    };
+    assert_eq!(publish("none").await.1["offsets"], json!([0]));
+    let (status, body) = publish("none").await;
+    assert_eq!((status, &body["code"]), (409, &json!("conflict")));
+    assert!(body["detail"].as_str().unwrap().contains('0'), "it says what is there: {body}");
+    assert_eq!(publish("0").await.1["offsets"], json!([1]));
+    assert_eq!(publish("0").await.0, 409);
+    assert_eq!(publish("soon").await.0, 400);
+    assert_eq!(sandbox.stored("ledger").await.len(), 2);
+    sandbox.stop().await;
+}

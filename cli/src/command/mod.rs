@@ -6,6 +6,7 @@ mod channel;
 mod completion;
 mod context;
 mod dlq;
+mod explain;
 mod export;
 mod permission;
 mod publish;
@@ -75,6 +76,7 @@ enum Command {
     Tail(tail::Arguments),
     Sub(sub::Arguments),
     Dlq(dlq::Arguments),
+    Explain(explain::Arguments),
     Service(service::Arguments),
     User(user::Arguments),
     Permission(permission::Arguments),
@@ -126,6 +128,7 @@ impl Arguments {
             Command::Tail(arguments) => arguments.run(&caller).await,
             Command::Sub(arguments) => arguments.run(&caller).await,
             Command::Dlq(arguments) => arguments.run(&caller).await,
+            Command::Explain(arguments) => arguments.run(&caller).await,
             Command::Service(arguments) => arguments.run(&caller).await,
             Command::User(arguments) => arguments.run(&caller).await,
             Command::Permission(arguments) => arguments.run(&caller).await,

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use clap::Args;
-use crossdock_control::api::{Headers, NewMessage, PublishRequest, Published};
+use crossdock_control::api::{Expectation, Headers, NewMessage, PublishRequest, Published};
 use crossdock_topics::time::human;
 use crossdock_topics::{Backoff, Durability, Error, ErrorCode, TopicName};
 use serde::Serialize;
 
 use super::Caller;
+use super::topic::durability;
 use crate::client::Client;
 use crate::failure::Result;
 use crate::message::{Input, guess_content_type, header};
@@ -28,6 +29,7 @@ Examples:
   crossdock pub orders '{\"id\": 1}' --key customer-7 --id order-1
   crossdock pub images --file cat.png --content-type image/png
   crossdock pub orders --lines --file orders.ndjson
+  crossdock pub ledger '{\"balance\": 7}' --expect-last 41
   tail -F access.log | crossdock pub access --lines")]
 pub(super) struct Arguments {
     /// The topic
@@ -58,9 +60,33 @@ pub(super) struct Arguments {
     /// The media type of the payload
     #[arg(long, value_name = "TYPE")]
     content_type: Option<String>,
+    /// Do not answer before it is so safe, if the topic asks for less: memory, os or fsync
+    #[arg(long, value_parser = durability)]
+    durability: Option<Durability>,
+    /// Publish only if the topic's newest message has this offset, or `none` if nothing was ever stored
+    #[arg(long, value_name = "OFFSET", value_parser = newest, conflicts_with = "lines")]
+    expect_last: Option<Newest>,
+    /// Publish only if the newest message of the key has this offset, or `none` if there is none; for topics made
+    /// with --compact
+    #[arg(long, value_name = "OFFSET", value_parser = newest, requires = "key",
+        conflicts_with_all = ["lines", "expect_last"])]
+    expect_key_last: Option<Newest>,
     /// Publish each line as a message of its own; empty lines are passed over
     #[arg(long)]
     lines: bool,
+}
+
+/// The offset of a newest message, if there is one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Newest(Option<u64>);
+
+fn newest(text: &str) -> Result<Newest, String> {
+    match text {
+        "none" => Ok(Newest(None)),
+        _ => {
+            text.parse().map(|offset| Newest(Some(offset))).map_err(|_| "it can be an offset, or none".into())
+        }
+    }
 }
 
 impl Arguments {
@@ -83,12 +109,25 @@ impl Arguments {
         message
     }
 
+    fn request(&self, messages: Vec<NewMessage>) -> PublishRequest {
+        PublishRequest { messages, durability: self.durability, expected: None }
+    }
+
+    fn expected(&self) -> Option<Expectation> {
+        match (self.expect_last, self.expect_key_last) {
+            (Some(Newest(last)), _) => Some(Expectation { key: None, last }),
+            (None, Some(Newest(last))) => Some(Expectation { key: self.key.clone(), last }),
+            (None, None) => None,
+        }
+    }
+
     async fn publish_one(mut self, client: &Client) -> Result<Sent> {
         let input = std::mem::take(&mut self.input);
         let payload = input.whole()?;
-        let messages = vec![self.message(&payload)];
+        let request =
+            PublishRequest { expected: self.expected(), ..self.request(vec![self.message(&payload)]) };
         let mut sent = Sent::new(self.topic.clone());
-        sent.add(&publish(client, &self.topic, &PublishRequest { messages }).await?);
+        sent.add(&publish(client, &self.topic, &request).await?);
         Ok(sent)
     }
 
@@ -122,7 +161,7 @@ impl Arguments {
                 }
             }
             if !messages.is_empty() {
-                match publish(client, &self.topic, &PublishRequest { messages }).await {
+                match publish(client, &self.topic, &self.request(messages)).await {
                     Ok(published) => sent.add(&published),
                     Err(error) => {
                         bar.finish_and_clear();
@@ -269,6 +308,12 @@ mod tests {
             "stored 1 messages in orders (fsync), 1 were there before"
         );
         assert_eq!(Show::name(&sent(&[(5, false), (6, false)])), "orders:6");
+    }
+
+    #[test]
+    fn an_expectation_is_an_offset_or_none() {
+        assert_eq!((newest("none"), newest("7")), (Ok(Newest(None)), Ok(Newest(Some(7)))));
+        assert!(newest("-1").is_err() && newest("").is_err());
     }
 
     #[test]

@@ -6,7 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 use crossdock_topics::time::human;
-use crossdock_topics::{Durability, Error, Record, Timestamp, TopicName};
+use crossdock_topics::{Durability, Error, Expected, Record, Timestamp, TopicName};
 use http::HeaderValue;
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -196,6 +196,34 @@ impl NewMessage {
 pub struct PublishRequest {
     /// The messages: 1 to 10,000.
     pub messages: Vec<NewMessage>,
+    /// How safe they must be before the answer, if more than the topic asks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<schema::Durability>)]
+    pub durability: Option<Durability>,
+    /// What must be true of the topic for them to be stored; otherwise the answer is `conflict` and says what is there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expected: Option<Expectation>,
+}
+
+/// What a topic's log must end with.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Expectation {
+    /// The newest message of this key is meant, on a topic that is compacted; that of the whole topic when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The offset of the newest message; `null` for none.
+    #[serde(deserialize_with = "said")]
+    pub last: Option<u64>,
+}
+
+impl From<Expectation> for Expected {
+    fn from(expectation: Expectation) -> Self {
+        match expectation.key {
+            Some(key) => Self::LastOfKey(key, expectation.last),
+            None => Self::Last(expectation.last),
+        }
+    }
 }
 
 /// What a publisher holds for its messages.
@@ -220,7 +248,7 @@ pub struct PublishReceipt {
     pub duplicate: bool,
 }
 
-fn payload(data: Option<&RawValue>, data_base64: Option<&str>) -> Result<Bytes, Error> {
+pub(super) fn payload(data: Option<&RawValue>, data_base64: Option<&str>) -> Result<Bytes, Error> {
     match (data, data_base64) {
         (Some(data), _) => Ok(Bytes::copy_from_slice(data.get().as_bytes())),
         (None, Some(text)) => STANDARD
@@ -232,8 +260,15 @@ fn payload(data: Option<&RawValue>, data_base64: Option<&str>) -> Result<Bytes, 
 }
 
 /// A field that is there, also when it says `null`: that is a payload like any other.
-fn present<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+pub(super) fn present<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// A field that must be there, were it only to say `null`.
+fn said<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    Option::deserialize(deserializer)
 }
 
 fn is_json(content_type: &str) -> bool {
@@ -309,6 +344,17 @@ mod tests {
             let record = Record::of(&message).unwrap();
             let shown = Message::new("orders".parse().unwrap(), 1, Timestamp(0), &record);
             assert_eq!(shown.payload().unwrap().trim_ascii(), payload.trim_ascii());
+        }
+    }
+
+    #[test]
+    fn an_expectation_says_what_it_expects() {
+        let read = |text: &str| serde_json::from_str::<Expectation>(text).map(Expected::from);
+        assert_eq!(read(r#"{"last": 7}"#).unwrap(), Expected::Last(Some(7)));
+        assert_eq!(read(r#"{"last": null}"#).unwrap(), Expected::Last(None));
+        assert_eq!(read(r#"{"key": "a", "last": null}"#).unwrap(), Expected::LastOfKey("a".into(), None));
+        for wrong in ["{}", r#"{"key": "a"}"#, r#"{"last": -1}"#, r#"{"last": "none"}"#] {
+            assert!(read(wrong).is_err(), "{wrong}");
         }
     }
 

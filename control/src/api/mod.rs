@@ -8,8 +8,11 @@
 
 mod access;
 mod apply;
+mod dead_letter;
+mod explain;
 mod headers;
 mod message;
+mod replay;
 pub(crate) mod schema;
 mod service;
 mod status;
@@ -18,14 +21,17 @@ mod topic;
 
 pub use access::{PermissionList, RestChannelList, UserInfo, UserList};
 pub use apply::Applied;
+pub use dead_letter::{
+    Count, DeadLetter, DeadLetterEdit, DeadLetterPage, DiscardRequest, MessageRef, RedriveRequest,
+};
+pub use explain::Explained;
 pub use headers::Headers;
-pub use message::{Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};
+pub use message::{Expectation, Message, MessagePage, NewMessage, PublishReceipt, PublishRequest, Published};
+pub use replay::{ReplayRequest, ReplayStep};
 pub use service::{DeployRequest, Deployment, LogLine, LogPage, RollbackRequest, ServiceInfo, ServiceList};
 pub use status::{Backlog, Counts, Health, Memory, Status};
-pub use subscription::{
-    Count, DeadLetter, DeadLetterPage, DeadLetterSelection, MessageRef, SubscriptionList,
-};
-pub use topic::TopicList;
+pub use subscription::{ParkedKeyList, ReleaseRequest, SeekRequest, SubscriptionList};
+pub use topic::{PurgeRequest, TopicList};
 
 /// Where every path of the API begins.
 pub const PREFIX: &str = "/api/v1";

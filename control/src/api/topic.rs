@@ -13,3 +13,12 @@ pub struct TopicList {
     #[schema(value_type = Vec<schema::TopicInfo>)]
     pub topics: Vec<TopicInfo>,
 }
+
+/// How much of a topic goes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PurgeRequest {
+    /// The first offset that is kept; everything goes that is stored now when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub before: Option<u64>,
+}

@@ -5,7 +5,7 @@ use std::time::Duration;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use crossdock_http::{Json, Result};
-use crossdock_topics::{Batch, Clock, Error, ErrorCode, StartAt, SystemClock, TopicName};
+use crossdock_topics::{Batch, Clock, Error, ErrorCode, PublishOptions, StartAt, SystemClock, TopicName};
 use http::StatusCode;
 use serde::Deserialize;
 use utoipa::IntoParams;
@@ -60,7 +60,8 @@ pub(super) async fn read(
 /// Publishes messages
 ///
 /// In one piece: all of them are stored, one after another, or none. Answered when they are as durable as the
-/// topic asks.
+/// topic asks, or as `durability` asks if that is more. With `expected` they are stored only if the newest message of the
+/// topic, or of a key of a compacted one, is the one that is named; otherwise the answer is `conflict`.
 #[utoipa::path(post, path = "/topics/{name}/messages", tag = "messages", operation_id = "publish_messages",
     params(("name" = String, Path, description = "The topic.")),
     request_body = PublishRequest,
@@ -83,7 +84,12 @@ pub(super) async fn publish(
             error
         })?;
     }
-    let publishing = server.broker.publish(&topic, batch, Default::default());
+    let options = PublishOptions {
+        durability: request.durability,
+        expected: request.expected.map(Into::into),
+        source: None,
+    };
+    let publishing = server.broker.publish(&topic, batch, options);
     let receipts = tokio::time::timeout(Server::PUBLISH, publishing).await.map_err(|_| {
         Error::new(ErrorCode::Timeout, format!("the broker did not answer in {:?}", Server::PUBLISH))
             .hint("the messages may be stored or not; publish them again, with ids they are stored once")

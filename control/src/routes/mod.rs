@@ -4,10 +4,14 @@
 mod access;
 mod apply;
 mod dead_letters;
+mod delivery;
 mod deploy;
+mod explain;
 mod invoke;
 mod logs;
 mod messages;
+mod parked_keys;
+mod replay;
 mod services;
 mod status;
 mod subscriptions;
@@ -33,10 +37,19 @@ pub(crate) fn admin() -> OpenApiRouter<Server> {
         .routes(routes!(status::status))
         .routes(routes!(topics::list))
         .routes(routes!(topics::get, topics::put, topics::delete))
+        .routes(routes!(topics::purge))
+        .routes(routes!(replay::replay))
         .routes(routes!(messages::read, messages::publish))
+        .routes(routes!(explain::explain))
         .routes(routes!(subscriptions::list))
         .routes(routes!(subscriptions::get, subscriptions::put, subscriptions::delete))
+        .routes(routes!(delivery::pause))
+        .routes(routes!(delivery::resume))
+        .routes(routes!(delivery::seek))
+        .routes(routes!(parked_keys::list))
+        .routes(routes!(parked_keys::release))
         .routes(routes!(dead_letters::list))
+        .routes(routes!(dead_letters::get, dead_letters::edit))
         .routes(routes!(dead_letters::redrive))
         .routes(routes!(dead_letters::discard))
         .routes(routes!(services::list))

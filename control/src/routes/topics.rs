@@ -1,5 +1,6 @@
 //! Topics.
 
+use axum::body::Bytes;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use crossdock_http::{Json, Result};
@@ -8,7 +9,8 @@ use http::StatusCode;
 use serde_json::{Map, Value};
 
 use super::definition;
-use crate::api::{TopicList, schema};
+use super::optional;
+use crate::api::{PurgeRequest, TopicList, schema};
 use crate::extract::Named;
 use crate::server::Server;
 
@@ -71,6 +73,25 @@ pub(super) async fn delete(
     own(&name, "services and servers write to it, and its retention keeps it small; it stays")?;
     server.broker.delete_topic(&name).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Drops messages of a topic
+///
+/// From the oldest on: all that are stored now, or those before an offset. Nobody is asked: what subscriptions have
+/// not settled, and their dead letters, go too. Offsets go on where they were.
+#[utoipa::path(post, path = "/topics/{name}/purge", tag = "topics", operation_id = "purge_topic",
+    params(("name" = String, Path, description = "The topic.")),
+    request_body(content = PurgeRequest, description = "May be left out."),
+    responses((status = 200, description = "What is kept.", body = schema::TopicInfo)))]
+pub(super) async fn purge(
+    State(server): State<Server>,
+    Named(name): Named<TopicName>,
+    body: Bytes,
+) -> Result<Json<TopicInfo>> {
+    own(&name, "its retention keeps it small")?;
+    let request: PurgeRequest = optional(&body)?;
+    server.broker.purge(&name, request.before).await?;
+    Ok(Json(server.broker.topic(&name).await?))
 }
 
 /// Refuses the system's own topics: they are read, not written.

@@ -5,6 +5,7 @@ mod access;
 mod configuration;
 mod gate;
 mod membership;
+mod operating;
 mod server;
 mod services;
 mod subscriptions;

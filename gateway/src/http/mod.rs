@@ -12,6 +12,7 @@
 //! docs/HTTP.md describes all of it for users.
 
 mod cloudevents;
+mod conditions;
 mod fetch;
 mod fields;
 mod gateway;

@@ -14,7 +14,7 @@ use serde::Serialize;
 
 use super::gateway::Gateway;
 use super::path::Named;
-use super::{fields, lines};
+use super::{conditions, fields, lines};
 
 /// How long the broker may take to make something durable.
 pub(super) const PATIENCE: Duration = Duration::from_secs(30);
@@ -37,6 +37,7 @@ pub(super) async fn publish(
             ..error
         })?;
     }
+    let options = conditions::options(&headers, message.key.as_deref())?;
     let media = headers.get(CONTENT_TYPE);
     let batch = media.is_some_and(lines::is_lines);
     // The topic's own limit on a message is checked by the broker; here it bounds what is read.
@@ -54,7 +55,7 @@ pub(super) async fn publish(
         message.payload = taken.bytes.clone();
         Batch::of(&message)?
     };
-    let receipts = stored(gateway.broker.publish(&topic, batch, Default::default()), PATIENCE).await?;
+    let receipts = stored(gateway.broker.publish(&topic, batch, options), PATIENCE).await?;
     Ok(receipt(StatusCode::CREATED, &topic, &receipts))
 }
 

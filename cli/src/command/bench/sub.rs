@@ -97,7 +97,7 @@ impl Arguments {
         while left > 0 {
             let count = left.min(per_request);
             let messages = (0..count).map(|_| NewMessage::of(&payload, None)).collect();
-            publish(client, topic, &PublishRequest { messages })
+            publish(client, topic, &PublishRequest { messages, ..PublishRequest::default() })
                 .await
                 .inspect_err(|_| bar.finish_and_clear())?;
             left -= count;

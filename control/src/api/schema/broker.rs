@@ -227,3 +227,46 @@ pub(crate) struct BrokerHealth {
     /// The engine and where it keeps its data.
     engine: String,
 }
+
+/// A key that waits alone, because its message failed too often.
+#[derive(ToSchema)]
+pub(crate) struct ParkedKey {
+    /// The topic.
+    topic: String,
+    /// The key.
+    key: String,
+    /// The message that failed.
+    offset: u64,
+    /// Why it failed last.
+    reason: String,
+    /// How often it failed.
+    failures: u32,
+    /// Who failed.
+    by: Option<String>,
+    /// Since when the key is parked.
+    #[schema(format = DateTime)]
+    since: String,
+    /// How many messages of the key wait behind it, as far as the subscription has looked.
+    waiting: u64,
+}
+
+/// What is asked of dead letters. What is absent is not asked.
+#[derive(ToSchema)]
+pub(crate) struct DeadLetterFilter {
+    /// They lie in this topic.
+    topic: Option<String>,
+    /// Their reason contains this text.
+    reason: Option<String>,
+    /// Who failed begins with this.
+    by: Option<String>,
+    /// They were given up at or after this moment.
+    #[schema(format = DateTime)]
+    since: Option<String>,
+    /// They were given up before this moment.
+    #[schema(format = DateTime)]
+    until: Option<String>,
+    /// Their message has this key.
+    key: Option<String>,
+    /// Their message has all these headers with these values.
+    headers: Option<BTreeMap<String, String>>,
+}

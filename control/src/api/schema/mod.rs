@@ -4,13 +4,16 @@
 mod access;
 mod apply;
 mod broker;
+mod explain;
 mod service;
 
 pub(crate) use access::{Permission, RestChannel};
 pub(crate) use apply::{Fault, Step};
 pub(crate) use broker::{
-    Any, Backoff, BrokerHealth, Durability, StartAt, Subscription, SubscriptionInfo, Topic, TopicInfo,
+    Any, Backoff, BrokerHealth, DeadLetterFilter, Durability, ParkedKey, StartAt, Subscription,
+    SubscriptionInfo, Topic, TopicInfo,
 };
+pub(crate) use explain::Explanation;
 pub(crate) use service::{Manifest, Member, ServiceSettings, ServiceStatus, ServiceVersion};
 
 #[cfg(test)]

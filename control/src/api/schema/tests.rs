@@ -6,6 +6,7 @@ use utoipa::openapi::{RefOr, Schema};
 use super::access::*;
 use super::apply::*;
 use super::broker::*;
+use super::explain::*;
 use super::service::*;
 
 fn described<T: PartialSchema>() -> BTreeSet<String> {
@@ -77,6 +78,57 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
     assert_eq!(described::<SubscriptionInfo>(), serialized(&info));
     let health = crossdock_topics::Health { ready: false, reason: Some("x".into()), engine: "x".into() };
     assert_eq!(described::<BrokerHealth>(), serialized(&health));
+}
+
+#[test]
+fn what_operators_ask_about_is_described_as_it_is() {
+    use crossdock_topics::Timestamp;
+    let parked = crossdock_topics::ParkedKey {
+        topic: "a".parse().unwrap(),
+        key: "k".into(),
+        offset: 0,
+        reason: String::new(),
+        failures: 1,
+        by: None,
+        since: Timestamp(0),
+        waiting: 0,
+    };
+    assert_eq!(described::<ParkedKey>(), serialized(&parked));
+    let filter: crossdock_topics::DeadLetterFilter = serde_json::from_value(serde_json::json!({
+        "topic": "a", "reason": "r", "by": "b", "since": "2026-11-22T17:00:00Z",
+        "until": "2026-11-22T17:00:00Z", "key": "k", "headers": {"a": "b"},
+    }))
+    .unwrap();
+    assert_eq!(described::<DeadLetterFilter>(), serialized(&filter));
+    let stored = crossdock_topics::StoredFacts {
+        time: Timestamp(0),
+        bytes: 0,
+        id: None,
+        key: None,
+        expires_at: None,
+        deliver_at: None,
+    };
+    assert_eq!(described::<StoredFacts>(), serialized(&stored));
+    let situation = crossdock_topics::Situation {
+        subscription: "s".parse().unwrap(),
+        state: crossdock_topics::MessageState::BehindKey,
+        why: String::new(),
+        deliveries: 0,
+        failures: 0,
+        reason: None,
+        by: None,
+        consumer: Some(crossdock_topics::ConsumerId(1)),
+        until: None,
+    };
+    assert_eq!(described::<Situation>(), serialized(&situation));
+    let explanation = crossdock_topics::Explanation {
+        topic: "a".parse().unwrap(),
+        offset: 0,
+        stored: Some(stored),
+        gone: None,
+        subscriptions: vec![situation],
+    };
+    assert_eq!(described::<Explanation>(), serialized(&explanation));
 }
 
 #[test]

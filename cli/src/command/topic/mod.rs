@@ -1,5 +1,8 @@
 //! Topics.
 
+mod purge;
+mod replay;
+
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -13,14 +16,15 @@ use crate::client::Client;
 use crate::failure::Result;
 use crate::output::{Show, size};
 
-/// List, make and remove topics
+/// List, make, replay, empty and remove topics
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
   crossdock topic create orders --max-age 30d
   crossdock topic create prices --compact --max-age forever
   crossdock topic ls
-  crossdock topic get orders -o yaml")]
+  crossdock topic get orders -o yaml
+  crossdock topic replay orders --into orders.test --from 2026-11-22T17:00:00Z --rate 100")]
 pub(super) struct Arguments {
     #[command(subcommand)]
     action: Action,
@@ -41,6 +45,8 @@ enum Action {
     },
     /// Make a topic; making the same one again changes nothing
     Create(Create),
+    Replay(replay::Arguments),
+    Purge(purge::Arguments),
     /// Delete a topic with all its messages
     Rm {
         /// The topic
@@ -86,7 +92,7 @@ fn age(text: &str) -> Result<Age, String> {
     if text == "forever" { Ok(Age(None)) } else { human::parse(text).map(|age| Age(Some(age))) }
 }
 
-fn durability(text: &str) -> Result<Durability, String> {
+pub(super) fn durability(text: &str) -> Result<Durability, String> {
     match text {
         "memory" => Ok(Durability::Memory),
         "os" => Ok(Durability::Os),
@@ -146,6 +152,8 @@ impl Arguments {
                 client.send(client.api(Method::PUT, &["topics", name.as_str()]).json(&topic)).await?;
                 caller.output.done(&get(&client, &name).await?, &format!("made topic {name}"))
             }
+            Action::Replay(replay) => replay.run(caller, &client).await,
+            Action::Purge(purge) => purge.run(caller, &client).await,
             Action::Rm { name } => {
                 let info = get(&client, &name).await?;
                 client.delete(&["topics", name.as_str()]).await?;
