@@ -18,7 +18,7 @@ use super::log::{READ_BYTES, TopicLog};
 use super::publish::unbuilt;
 use super::subscription::SubscriptionState;
 use super::take::{Again, Taken};
-use super::writer::Command;
+use super::writer::{Command, Operation};
 use super::{Embedded, LONGEST_WAIT, Shared};
 use crate::group::Dead;
 
@@ -102,7 +102,7 @@ impl Shared {
     }
 
     /// One message of a topic, wherever it is.
-    async fn look_up(
+    pub(super) async fn look_up(
         self: &Arc<Self>,
         log: &Arc<TopicLog>,
         offset: u64,
@@ -115,6 +115,13 @@ impl Shared {
     async fn block(self: &Arc<Self>, log: &Arc<TopicLog>, offset: u64) -> Result<Option<Arc<Block>>> {
         let blocks = self.blocks(log, offset, 0).await?;
         Ok(blocks.into_iter().next().filter(|block| block.range().contains(&offset)))
+    }
+
+    /// Has an operation carried out; gives how much there was to do it to.
+    async fn operate(&self, name: &SubscriptionName, operation: Operation) -> Result<usize> {
+        self.check_open()?;
+        let subscription = self.subscription(name)?;
+        self.ask(|answer| Command::Operate { subscription, operation, answer }).await
     }
 
     /// Finds the topics that outputs go to, and checks that they may.
@@ -171,9 +178,7 @@ impl Subscriptions for Embedded {
 
     async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
         self.shared.check_open()?;
-        let consumer = ConsumerId(self.shared.token());
-        self.shared.subscription(name)?.join(consumer);
-        Ok(consumer)
+        self.shared.subscription(name)?.join(|| ConsumerId(self.shared.token()))
     }
 
     fn leave(&self, name: &SubscriptionName, consumer: ConsumerId) {
@@ -201,6 +206,10 @@ impl Subscriptions for Embedded {
             if let Some(consumer) = fetch.consumer.filter(|_| taken.has_left) {
                 return Err(Error::not_found("consumer", consumer.0)
                     .hint("join first; whoever has left gets nothing"));
+            }
+            if taken.must_join {
+                let message = format!("subscription {name} is not shared: whoever fetches must have joined");
+                return Err(Error::invalid(message).hint("join first, and name the consumer"));
             }
             if !taken.deliveries.is_empty() {
                 return Ok(taken.deliveries);
@@ -292,20 +301,23 @@ impl Subscriptions for Embedded {
         Err(unbuilt("editing a dead letter"))
     }
 
-    async fn set_paused(&self, _name: &SubscriptionName, _paused: bool) -> Result<()> {
-        Err(unbuilt("pausing"))
+    async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()> {
+        self.shared.operate(name, Operation::Pause(paused)).await.map(drop)
     }
 
-    async fn seek(&self, _name: &SubscriptionName, _topic: Option<&TopicName>, _to: StartAt) -> Result<()> {
-        Err(unbuilt("seeking"))
+    async fn seek(&self, name: &SubscriptionName, topic: Option<&TopicName>, to: StartAt) -> Result<()> {
+        self.shared.operate(name, Operation::Seek { topic: topic.cloned(), to }).await.map(drop)
     }
 
-    async fn parked_keys(&self, _name: &SubscriptionName, _max: usize) -> Result<Vec<ParkedKey>> {
-        Err(unbuilt("listing parked keys"))
+    async fn parked_keys(&self, name: &SubscriptionName, max: usize) -> Result<Vec<ParkedKey>> {
+        let state = self.shared.subscription(name)?;
+        self.shared.parked_keys(&state, max).await
     }
 
-    async fn release_key(&self, _name: &SubscriptionName, _key: &str, _give_up: bool) -> Result<usize> {
-        Err(unbuilt("releasing a key"))
+    async fn release_key(&self, name: &SubscriptionName, key: &str, give_up: bool) -> Result<usize> {
+        let state = self.shared.subscription(name)?;
+        let parked = self.shared.where_parked(&state, key).await?;
+        self.shared.operate(name, Operation::ReleaseKeys { parked, give_up }).await
     }
 
     async fn explain(&self, _topic: &TopicName, _offset: u64) -> Result<Explanation> {

@@ -13,6 +13,7 @@
 //! | `default` | `topic/NAME` | its number u32 |
 //! | `default` | `head/` topic u32 | the first offset kept u64 |
 //! | `default` | `subscription/NAME` | its number u32 |
+//! | `default` | `paused/` subscription u32 | nothing; there while it is paused |
 //! | `default` | `lease/` lease u64 | how long it lasts, u64 milliseconds |
 //! | `default` | `source/` topic u32, publisher u128 | its batches that may be sent again, see `sources` |
 //!
@@ -50,6 +51,10 @@ pub(super) fn head(topic: u32) -> Vec<u8> {
 
 pub(super) fn subscription(name: &str) -> Vec<u8> {
     [SUBSCRIPTION.as_bytes(), name.as_bytes()].concat()
+}
+
+pub(super) fn paused(subscription: u32) -> Vec<u8> {
+    [b"paused/".as_slice(), &subscription.to_be_bytes()].concat()
 }
 
 pub(super) fn lease(lease: u64) -> Vec<u8> {

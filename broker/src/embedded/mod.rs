@@ -13,6 +13,7 @@ mod dedup;
 mod keys;
 mod log;
 mod members;
+mod parked;
 mod publish;
 mod queue;
 mod reader;

@@ -49,6 +49,7 @@ pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State
     for (name, id) in read_numbers(database, keys::SUBSCRIPTION)? {
         let (definition, revision) = definition::<Subscription>(&entries, &format!("subscriptions/{name}"))?;
         let state = Arc::new(SubscriptionState::new(id, definition.clone(), revision));
+        state.set_paused(database.get("default", &keys::paused(id))?.is_some());
         for log in &topics {
             if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
                 state.attach(log, read_group(database, &definition, id, log, token())?);

@@ -7,8 +7,8 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
 
 use crossdock_topics::{
-    ConsumerId, DeliveryId, Error, Order, Outcome, Revision, Settled, Settlement, Subscription,
-    SubscriptionInfo, SubscriptionName, Timestamp, TopicName, TopicProgress,
+    ConsumerId, DeliveryId, Error, ErrorCode, Order, Outcome, Revision, Settled, Settlement, Sharing,
+    Subscription, SubscriptionInfo, SubscriptionName, Timestamp, TopicName, TopicProgress,
 };
 use parking_lot::Mutex;
 use rocksdb::WriteBatch;
@@ -18,7 +18,7 @@ use super::database::Database;
 use super::log::TopicLog;
 use super::members::{Listed, Listing, Member, Members};
 use super::reader::Peeked;
-use crate::group::{Action, Event, Group, Rules, Slots};
+use crate::group::{Action, Event, Group, Rules, Slots, Waiting};
 
 pub(super) struct SubscriptionState {
     pub(super) id: u32,
@@ -39,6 +39,7 @@ pub(super) struct SubscriptionState {
 pub(super) struct Inner {
     pub(super) definition: Arc<Subscription>,
     revision: Revision,
+    pub(super) is_paused: bool,
     pub(super) members: Members,
     /// Those who have joined, the first one first.
     pub(super) consumers: BTreeSet<ConsumerId>,
@@ -57,6 +58,7 @@ impl SubscriptionState {
             inner: Mutex::new(Inner {
                 definition: Arc::new(definition),
                 revision,
+                is_paused: false,
                 members: Members::default(),
                 consumers: BTreeSet::new(),
                 slots: Slots::default(),
@@ -158,20 +160,31 @@ impl SubscriptionState {
     }
 
     /// Announces that somebody waits, until the guard is dropped.
-    pub(super) fn wait(&self) -> Waiting<'_> {
+    pub(super) fn wait(&self) -> Attending<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
-        Waiting(self)
+        Attending(self)
     }
 
     pub(super) fn available(&self) -> tokio::sync::futures::Notified<'_> {
         self.available.notified()
     }
 
-    pub(super) fn join(&self, consumer: ConsumerId) {
+    /// Lets a consumer join; its number is drawn when nobody else can, so that numbers follow the order of joining.
+    ///
+    /// # Errors
+    /// `Conflict` when there is room for one only.
+    pub(super) fn join(&self, number: impl FnOnce() -> ConsumerId) -> Result<ConsumerId, Error> {
         let mut inner = self.inner.lock();
+        if inner.definition.sharing == Sharing::Exclusive && !inner.consumers.is_empty() {
+            let message = format!("subscription {} is exclusive, and another consumer has joined", self.name);
+            return Err(Error::new(ErrorCode::Conflict, message)
+                .hint("wait until it has left, or let the subscription be shared or failover"));
+        }
+        let consumer = number();
         inner.consumers.insert(consumer);
         inner.share_out();
+        Ok(consumer)
     }
 
     /// Gives back what the consumer holds.
@@ -181,7 +194,7 @@ impl SubscriptionState {
             inner.share_out();
             inner.each(&self.listing, |_| Event::Leave(consumer), now);
             // What was for the one who left is for others now.
-            if inner.definition.order == Order::Key {
+            if is_particular(&inner.definition) {
                 for member in inner.members.iter().filter(|member| member.group.has_ready()) {
                     self.listing.list(&member.listed);
                 }
@@ -305,6 +318,52 @@ impl SubscriptionState {
         done
     }
 
+    /// Pauses or resumes; gives whether that changed anything.
+    pub(super) fn set_paused(&self, paused: bool) -> bool {
+        let was = std::mem::replace(&mut self.inner.lock().is_paused, paused);
+        self.wake_all();
+        was != paused
+    }
+
+    /// The logs it reads, or the one of this name.
+    pub(super) fn logs(&self, topic: Option<&TopicName>) -> Vec<Arc<TopicLog>> {
+        let inner = self.inner.lock();
+        let logs = inner.members.iter().map(|member| &member.log);
+        logs.filter(|log| topic.is_none_or(|topic| log.name == *topic)).cloned().collect()
+    }
+
+    /// Moves its place in these topics.
+    pub(super) fn seek(&self, places: &[(u32, u64)], now: Timestamp) {
+        let mut inner = self.inner.lock();
+        for (id, offset) in places {
+            inner.members.apply(*id, Event::Seek(*offset), now, &self.listing);
+        }
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// Lets parked keys go on, with their messages or without; gives how many were parked.
+    pub(super) fn release_keys(
+        &self,
+        parked: &[(u32, u64, Waiting)],
+        give_up: bool,
+        now: Timestamp,
+    ) -> usize {
+        let mut inner = self.inner.lock();
+        let mut done = 0;
+        for (id, offset, known) in parked {
+            let (reason, by) = (known.reason.as_str(), known.by.as_deref());
+            let event = match give_up {
+                true => Event::GiveUpKey { offset: *offset, reason, by },
+                false => Event::ReleaseKey(*offset),
+            };
+            done += usize::from(inner.members.apply(*id, event, now, &self.listing));
+        }
+        drop(inner);
+        self.wake();
+        done
+    }
+
     /// Adds all that is to be persisted to a batch.
     pub(super) fn persist(&self, batch: &mut WriteBatch, database: &Database) -> Result<(), Error> {
         self.persist_asked.store(false, Ordering::Release);
@@ -333,7 +392,7 @@ impl SubscriptionState {
             .collect();
         topics.sort_by(|a, b| a.topic.cmp(&b.topic));
         SubscriptionInfo {
-            paused: false,
+            paused: inner.is_paused,
             subscription: (*inner.definition).clone(),
             revision: inner.revision,
             consumers: inner.consumers.len(),
@@ -344,15 +403,16 @@ impl SubscriptionState {
 
 /// Whether messages are for some consumers and not for others.
 fn is_particular(definition: &Subscription) -> bool {
-    definition.order == Order::Key
+    definition.order == Order::Key || definition.sharing != Sharing::Shared
 }
 
 impl Inner {
     /// Gives each slot of keys to one of those who have joined.
     fn share_out(&mut self) {
-        self.slots = match self.definition.order {
-            Order::None => Slots::default(),
-            Order::Key => Slots::among(&self.consumers),
+        self.slots = match (self.definition.order, self.definition.sharing) {
+            (Order::None, _) => Slots::default(),
+            (Order::Key, Sharing::Shared) => Slots::among(&self.consumers),
+            (Order::Key, _) => Slots::among(self.consumers.first()),
         };
     }
 
@@ -367,9 +427,9 @@ impl Inner {
 
 /// Counts who waits, for as long as it waits; then lets another one look, for it may have been woken for more
 /// than it took.
-pub(super) struct Waiting<'a>(&'a SubscriptionState);
+pub(super) struct Attending<'a>(&'a SubscriptionState);
 
-impl Drop for Waiting<'_> {
+impl Drop for Attending<'_> {
     fn drop(&mut self) {
         self.0.waiting.fetch_sub(1, Ordering::SeqCst);
         // Where all are woken, the others have been.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crossdock_topics::{Delivery, DeliveryId, Error, Fetch, Timestamp};
+use crossdock_topics::{Delivery, DeliveryId, Error, Fetch, Sharing, Timestamp};
 
 use super::block::Block;
 use super::log::{READ_BYTES, TopicLog};
@@ -36,6 +36,8 @@ pub(super) struct Taken {
     pub(super) changed: bool,
     /// Whether the consumer has not joined, or has left: then there is nothing for it.
     pub(super) has_left: bool,
+    /// Whether whoever fetches must have joined.
+    pub(super) must_join: bool,
 }
 
 /// A message that is delivered and whose record must be looked up.
@@ -71,6 +73,15 @@ impl SubscriptionState {
         // One that has left gives nothing back any more.
         if fetch.consumer.is_some_and(|consumer| !inner.consumers.contains(&consumer)) {
             return Taken { has_left: true, ..Taken::default() };
+        }
+        if inner.definition.sharing != Sharing::Shared {
+            let first = inner.consumers.first().copied();
+            if fetch.consumer.is_none() || fetch.consumer != first {
+                return Taken { must_join: fetch.consumer.is_none(), ..Taken::default() };
+            }
+        }
+        if inner.is_paused {
+            return Taken::default();
         }
         inner.members.tick(now, &self.listing);
         let definition = inner.definition.clone();
@@ -191,9 +202,10 @@ impl Taking<'_> {
             };
             let left = self.left;
             member.group.apply(event, self.now, actions);
-            self.carry_out(member, first, actions, peeked);
-            let passed = usize::try_from(member.group.next() - first).unwrap_or(0);
-            member.reader.pass(peeked, passed, member.group.next());
+            self.carry_out(member, actions, peeked);
+            let next = member.group.next();
+            let passed = peeked.fresh.partition_point(|message| message.offset < next);
+            member.reader.pass(peeked, passed, next);
             self.looks -= passed.min(self.looks);
             if is_missing {
                 return End::Missing;
@@ -208,10 +220,10 @@ impl Taking<'_> {
     }
 
     /// Collects what is delivered and keeps what is to be persisted.
-    fn carry_out(&mut self, member: &mut Member, first: u64, actions: &mut Vec<Action>, peeked: &mut Peeked) {
+    fn carry_out(&mut self, member: &mut Member, actions: &mut Vec<Action>, peeked: &mut Peeked) {
         // What is delivered of the fresh ones comes in their order.
-        let mut records = peeked.records.drain(..);
-        let mut at = first;
+        let mut records =
+            peeked.fresh.iter().map(|message| message.offset).zip(peeked.records.drain(..)).peekable();
         for action in actions.drain(..) {
             let (offset, token, attempt, deliveries) = match action {
                 Action::Deliver { offset, token, attempt, deliveries } => {
@@ -228,10 +240,9 @@ impl Taking<'_> {
             };
             self.left -= 1;
             let id = DeliveryId { log: member.log.id, offset, token };
-            let skipped = offset.checked_sub(at).and_then(|skipped| usize::try_from(skipped).ok());
-            match skipped.and_then(|skipped| records.nth(skipped)) {
-                Some((time, record)) => {
-                    at = offset + 1;
+            while records.next_if(|(at, _)| *at < offset).is_some() {}
+            match records.next_if(|(at, _)| *at == offset) {
+                Some((_, (time, record))) => {
                     self.bytes = self.bytes.saturating_sub(record.size());
                     let topic = member.log.name.clone();
                     self.taken.deliveries.push(Delivery {

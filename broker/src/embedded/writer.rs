@@ -8,6 +8,7 @@
 mod appends;
 mod definitions;
 mod leases;
+mod operations;
 mod upkeep;
 
 use std::collections::{BTreeMap, HashMap};
@@ -22,6 +23,8 @@ use crossdock_topics::{
 };
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
+
+pub(super) use operations::Operation;
 
 use super::Shared;
 use super::block::Block;
@@ -64,6 +67,11 @@ pub(super) enum Command {
         subscription: Arc<SubscriptionState>,
         which: Option<Vec<(TopicName, u64)>>,
         redrive: bool,
+        answer: oneshot::Sender<Result<usize>>,
+    },
+    Operate {
+        subscription: Arc<SubscriptionState>,
+        operation: Operation,
         answer: oneshot::Sender<Result<usize>>,
     },
     PutTopic {
@@ -338,6 +346,10 @@ impl Writer {
                 self.require(Durability::Fsync);
                 self.pass.answers.push(Answer::Count(answer, result));
             }
+            Command::Operate { subscription, operation, answer } => {
+                let result = self.operate(&subscription, operation);
+                self.pass.answers.push(Answer::Count(answer, result));
+            }
             Command::PutTopic { topic, expect, answer } => {
                 // A changed window is read back from the log, which must have what came before this.
                 self.commit();
@@ -400,7 +412,9 @@ impl Writer {
                 Answer::Settled(answer, Err(failure()))
             }
             Command::Persist(_) | Command::Refused { .. } => return,
-            Command::Revive { answer, .. } => Answer::Count(answer, Err(failure())),
+            Command::Revive { answer, .. } | Command::Operate { answer, .. } => {
+                Answer::Count(answer, Err(failure()))
+            }
             Command::PutTopic { answer, .. }
             | Command::PutSubscription { answer, .. }
             | Command::Put { answer, .. }

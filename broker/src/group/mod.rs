@@ -84,7 +84,7 @@ pub enum Event<'a> {
         bytes: usize,
         /// How long they may be held.
         lease: Duration,
-        /// What lies in the log from `next` on.
+        /// What lies in the log from `next` on. Offsets that are left out lie there no more, and are done.
         fresh: &'a [Fresh],
     },
     /// A consumer says what became of a delivery.

@@ -66,7 +66,7 @@ impl Group {
         let (mut room, mut bytes) = (taker.max.min(self.room()), taker.bytes);
         if self.rules.by_priority {
             for message in fresh {
-                if message.offset != self.next
+                if message.offset < self.next
                     || self.ready.len() >= self.rules.look_ahead
                     || self.aside.len() >= self.rules.max_aside
                 {
@@ -89,7 +89,7 @@ impl Group {
         if !self.rules.by_priority {
             for message in fresh {
                 let full = room == 0 || bytes == 0 || self.aside.len() >= self.rules.max_aside;
-                if message.offset != self.next || full {
+                if message.offset < self.next || full {
                     break;
                 }
                 if self.look(message, Some(&taker), now, actions) {
@@ -110,7 +110,7 @@ impl Group {
         actions: &mut Vec<Action>,
     ) -> bool {
         let offset = message.offset;
-        self.next += 1;
+        self.next = offset + 1;
         if message.skip || message.expires_at.is_some_and(|expiry| expiry <= now) {
             if actions.last() != Some(&Action::Place) {
                 actions.push(Action::Place);

@@ -159,6 +159,35 @@ macro_rules! conformance_cases {
                 all_who_wait_are_served,
                 a_fetch_that_is_given_up_takes_nothing_along,
             ]
+            keys: [
+                the_next_one_waits_until_the_one_before_it_is_settled,
+                a_failing_one_holds_up_its_key_alone,
+                a_poison_key_is_parked_alone,
+                a_released_key_goes_on_with_its_message,
+                a_key_that_is_given_up_goes_on_without_it,
+                all_of_it_survives_a_kill,
+                order_holds_with_many_consumers_that_fail_come_and_go,
+                keys_stay_with_their_consumers,
+                a_slot_that_changes_hands_waits_for_its_old_owner,
+                order_can_be_given_up_while_it_is_in_use,
+            ]
+            sharing: [
+                an_exclusive_one_takes_one_consumer,
+                when_the_first_one_leaves_the_next_takes_over,
+                it_can_be_changed_while_in_use,
+            ]
+            pausing: [
+                nothing_is_delivered_until_it_is_resumed,
+                it_survives_a_restart_and_a_changed_definition,
+            ]
+            seeking: [
+                back_everything_comes_again_and_nothing_before,
+                forward_what_lies_between_is_passed_over,
+                to_a_moment,
+                in_one_topic_or_in_all,
+                a_new_place_survives_a_kill,
+                whoever_waits_is_woken_and_work_goes_on_meanwhile,
+            ]
             settle: [
                 outputs_come_with_the_ack,
                 consumers_of_the_outputs_are_woken,

@@ -148,13 +148,7 @@ impl Writer {
         log: &Arc<TopicLog>,
         start: StartAt,
     ) -> Result<()> {
-        let next = log.writing.lock().next;
-        let offset = match start {
-            StartAt::Start => log.head(),
-            StartAt::End => next,
-            StartAt::Offset(offset) => offset.clamp(log.head(), next),
-            StartAt::Time(time) => log.at_time(&self.database, time)?.unwrap_or(next).clamp(log.head(), next),
-        };
+        let offset = self.offset_of(log, start)?;
         let group = Group::new(Rules::from(definition), Place::at(offset).into(), self.shared.token());
         members::write(state.id, log.id, &group, &[], &mut self.batch, &self.database)?;
         self.require(Durability::Fsync);
@@ -176,6 +170,7 @@ impl Writer {
         self.persist.retain(|other| !Arc::ptr_eq(other, &state));
         self.delete_key(&format!("subscriptions/{name}"));
         self.batch.delete(keys::subscription(name.as_str()));
+        self.batch.delete(keys::paused(state.id));
         self.batch.delete_range_cf(
             self.database.family("groups"),
             keys::group(state.id, 0).as_slice(),

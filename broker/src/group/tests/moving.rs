@@ -21,6 +21,19 @@ fn everything_from_there_on_comes_and_nothing_before() {
 }
 
 #[test]
+fn what_is_left_out_of_the_log_is_done() {
+    let mut bench = Bench::new(9);
+    bench.log.retain(|message| message.offset % 4 == 2);
+    let fresh = bench.log.clone();
+    let slots = Slots::default();
+    let take = Event::Take { consumer: None, slots: &slots, max: 9, bytes: 9, lease: LEASE, fresh: &fresh };
+    let taken = bench.apply(take);
+    assert_eq!(taken.iter().filter(|a| matches!(a, Action::Deliver { .. })).count(), 2);
+    assert_eq!((bench.group.next(), bench.group.first_unsettled()), (7, 2));
+    assert_eq!(bench.group.standing(5).0, crate::group::Standing::Done);
+}
+
+#[test]
 fn forward_it_passes_over_what_waits_also_parked_keys() {
     let mut bench = Bench::by_key(&["a", "a", "a", "b"]);
     for _ in 0..3 {

@@ -1,0 +1,76 @@
+//! What an operator does to a subscription: pause and resume, move its place, let parked keys go on.
+
+use std::sync::Arc;
+
+use crossdock_topics::{Durability, Error, Result, StartAt, TopicName};
+
+use super::Writer;
+use crate::embedded::keys;
+use crate::embedded::log::TopicLog;
+use crate::embedded::subscription::SubscriptionState;
+use crate::group::Waiting;
+
+/// What is to be done.
+pub(in crate::embedded) enum Operation {
+    /// Nothing is delivered until it is taken back.
+    Pause(bool),
+    /// Everything from there on is delivered, in one topic or in all.
+    Seek { topic: Option<TopicName>, to: StartAt },
+    /// Keys that are parked go on, by the topic and the offset of the message that keeps each so.
+    ReleaseKeys { parked: Vec<(u32, u64, Waiting)>, give_up: bool },
+}
+
+impl Writer {
+    /// Carries it out; gives how much there was to do it to.
+    pub(super) fn operate(
+        &mut self,
+        subscription: &Arc<SubscriptionState>,
+        operation: Operation,
+    ) -> Result<usize> {
+        if subscription.is_deleted() {
+            return Err(Error::not_found("subscription", &subscription.name));
+        }
+        self.require(Durability::Fsync);
+        self.mark(subscription);
+        match operation {
+            Operation::Pause(paused) => {
+                match paused {
+                    true => self.batch.put(keys::paused(subscription.id), b""),
+                    false => self.batch.delete(keys::paused(subscription.id)),
+                }
+                Ok(usize::from(subscription.set_paused(paused)))
+            }
+            Operation::Seek { topic, to } => {
+                // A place by time is looked up in the log, which must have what came before this.
+                self.commit();
+                self.mark(subscription);
+                self.require(Durability::Fsync);
+                let logs = subscription.logs(topic.as_ref());
+                if let Some(topic) = topic.filter(|_| logs.is_empty()) {
+                    let message = format!("subscription {} does not read topic {topic}", subscription.name);
+                    return Err(Error::new(crossdock_topics::ErrorCode::NotFound, message)
+                        .hint("name one of its topics, or none to move it in all of them"));
+                }
+                let places: Result<Vec<(u32, u64)>> =
+                    logs.iter().map(|log| Ok((log.id, self.offset_of(log, to)?))).collect();
+                let places = places?;
+                subscription.seek(&places, self.now);
+                Ok(places.len())
+            }
+            Operation::ReleaseKeys { parked, give_up } => {
+                Ok(subscription.release_keys(&parked, give_up, self.now))
+            }
+        }
+    }
+
+    /// Which offset of a log a place is at, in what was written.
+    pub(super) fn offset_of(&self, log: &TopicLog, start: StartAt) -> Result<u64> {
+        let (head, next) = (log.head(), log.writing.lock().next);
+        Ok(match start {
+            StartAt::Start => head,
+            StartAt::End => next,
+            StartAt::Offset(offset) => offset.clamp(head, next),
+            StartAt::Time(time) => log.at_time(&self.database, time)?.unwrap_or(next).clamp(head, next),
+        })
+    }
+}
