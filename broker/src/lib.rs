@@ -5,5 +5,7 @@
 
 pub mod embedded;
 pub mod group;
+pub mod remote;
 
 pub use embedded::{Embedded, EmbeddedOptions};
+pub use remote::{Remote, RemoteOptions};

@@ -15,7 +15,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("config", &["topics"]),
     ("access", &["topics", "config"]),
     ("http", &["topics", "config", "access"]),
-    ("broker", &["topics", "wire"]),
+    ("broker", &["topics", "wire", "config", "access"]),
     ("gateway", &["topics", "wire", "config", "access", "http"]),
     ("workers", &["topics", "wire", "config", "access"]),
     ("control", &["topics", "wire", "config", "access", "http"]),

@@ -107,7 +107,8 @@ headers! {
             lease_ms: Option<u64>,
         },
         /// `[15, id, subscription, messages, bytes, lease_ms]`: joins, and takes messages as they come, until the credit
-        /// is used up. A flow of `Deliveries`; when it ends the consumer has left, and what it held is given back.
+        /// is used up. A flow: `Joined`, then `Deliveries`; when it ends the consumer has left, and what it held is given
+        /// back.
         15 = Consume {
             /// The request, and the flow.
             id: u64,
@@ -163,14 +164,14 @@ headers! {
             /// How long to wait for its reply.
             timeout_ms: u64,
         },
-        /// `[20, id, service, capacity]`: serves a service. A flow of `Request`, never more than `capacity` without a
-        /// `Reply`.
+        /// `[20, id, service, capacity]`: serves a service. A flow: `Joined` with the consumer 0, then `Request`s, as many as
+        /// `capacity` and what `Credit` adds to it.
         20 = Serve {
             /// The request, and the flow.
             id: u64,
             /// The service's name.
             service: String,
-            /// How many requests may wait here.
+            /// The credit to begin with, in requests.
             capacity: u32,
         },
         /// `[21, id, error, outputs]`, payload: the outputs' runs of records, and then the reply's record unless there is

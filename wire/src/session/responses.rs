@@ -76,7 +76,7 @@ headers! {
             /// Where and when they were stored.
             runs: Vec<PageRun>,
         },
-        /// `[12, id, consumer]`: the answer to `Join`.
+        /// `[12, id, consumer]`: the answer to `Join`, and the beginning of a flow.
         12 = Joined {
             /// The request.
             id: u64,

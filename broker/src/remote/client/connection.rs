@@ -1,0 +1,87 @@
+//! Making a connection: dial, encrypt, say who is asking.
+
+use std::future::poll_fn;
+use std::time::Duration;
+
+use crossdock_access::Credentials;
+use crossdock_topics::{Error, ErrorCode, Result};
+use crossdock_wire::session::{self, Login, ToClient, ToServer};
+use secrecy::ExposeSecret;
+use tokio::net::TcpStream;
+
+use super::options::RemoteOptions;
+use crate::remote::pieces::Pieces;
+use crate::remote::pipe::{Pipe, Stream};
+
+/// How long all of it may take.
+const PATIENCE: Duration = Duration::from_secs(15);
+
+/// A connection that has been welcomed, and what holds in it.
+pub(super) struct Connected {
+    pub(super) pipe: Pipe,
+    pub(super) heartbeat: Duration,
+    pub(super) server: String,
+}
+
+/// Makes a connection.
+///
+/// # Errors
+/// `Unavailable`, or what the server says.
+pub(super) async fn connect(options: &RemoteOptions) -> Result<Connected> {
+    let address = &options.address;
+    match tokio::time::timeout(PATIENCE, introduce(options)).await {
+        Ok(connected) => connected,
+        Err(_) => Err(Error::new(
+            ErrorCode::Unavailable,
+            format!("{address} did not answer within {}", humantime::format_duration(PATIENCE)),
+        )),
+    }
+}
+
+async fn dial(options: &RemoteOptions) -> Result<Box<dyn Stream>> {
+    let address = &options.address;
+    let stream = TcpStream::connect((address.host.as_str(), address.port)).await.map_err(|error| {
+        Error::new(ErrorCode::Unavailable, format!("{address} cannot be reached: {error}"))
+            .hint("see that the broker's server runs there, and that nothing is in the way")
+    })?;
+    // Frames are gathered here already.
+    let _ = stream.set_nodelay(true);
+    Ok(Box::new(stream))
+}
+
+async fn introduce(options: &RemoteOptions) -> Result<Connected> {
+    let mut pipe = Pipe::new(dial(options).await?);
+    let hello = ToServer::Hello {
+        id: 0,
+        min: session::VERSION,
+        max: session::VERSION,
+        name: options.name.clone(),
+        login: options.credentials.as_ref().map(login),
+    };
+    let broken = |why: String| {
+        Error::new(ErrorCode::Unavailable, format!("{} broke off the greeting: {why}", options.address)).hint(
+            "see that it is a crossdock server, and whether the URL should be crossdock:// or crossdocks://",
+        )
+    };
+    pipe.send(&hello, Pieces::default()).map_err(|error| Error::invalid(error.to_string()))?;
+    poll_fn(|cx| pipe.poll_flush(cx)).await.map_err(|error| broken(error.to_string()))?;
+    let frame = poll_fn(|cx| pipe.poll_frame(cx)).await.map_err(|error| broken(error.to_string()))?;
+    let frame = frame.ok_or_else(|| broken("it closed the connection".into()))?;
+    match frame.header().map_err(|error| broken(error.to_string()))? {
+        ToClient::Welcome { version: session::VERSION, server, heartbeat_ms, .. } => {
+            pipe.greeted();
+            Ok(Connected { pipe, heartbeat: Duration::from_millis(heartbeat_ms), server })
+        }
+        ToClient::Failed { error, .. } => Err(error.into()),
+        other => Err(broken(format!("it began with {other:?}"))),
+    }
+}
+
+fn login(credentials: &Credentials) -> Login {
+    match credentials {
+        Credentials::Basic { user, password } => {
+            Login(Some(user.clone()), password.expose_secret().to_owned())
+        }
+        Credentials::ApiKey(key) => Login(None, key.expose_secret().to_owned()),
+    }
+}

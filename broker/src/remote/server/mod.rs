@@ -1,0 +1,140 @@
+//! Lets other processes use a broker.
+
+mod call;
+mod consume;
+mod frames;
+mod gate;
+mod greeting;
+mod publish;
+mod serving;
+mod session;
+mod watch;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_access::Access;
+use crossdock_topics::{SharedBroker, Shutdown};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+
+use super::pipe::{Pipe, Stream};
+use serving::Servings;
+use session::Session;
+
+/// How a broker is offered. The sizes bound what its clients can make this process hold.
+#[derive(Clone, Debug)]
+pub struct ServeOptions {
+    /// What the server calls itself, for logs of clients.
+    pub name: String,
+    /// How many clients may be connected.
+    pub connections: usize,
+    /// How long a client may take until it has said who it is.
+    pub greeting: Duration,
+    /// After this time without a word each side says that it is there; after three times as long it is taken for gone.
+    pub heartbeat: Duration,
+    /// How many requests of one client may be without their answer.
+    pub requests: usize,
+    /// How many bytes of one client may wait to be stored; then no more is read from it. One batch more fits always.
+    pub publishing_bytes: usize,
+    /// How many bytes may wait to be read by one client before it gets no more deliveries.
+    pub unread_bytes: usize,
+}
+
+impl Default for ServeOptions {
+    /// 1024 clients; 10 s to say who it is; a heartbeat of 5 s; 4096 requests, 32 MiB waiting to be stored and 4 MiB
+    /// waiting to be read.
+    fn default() -> Self {
+        Self {
+            name: concat!("crossdock/", env!("CARGO_PKG_VERSION")).to_owned(),
+            connections: 1024,
+            greeting: Duration::from_secs(10),
+            heartbeat: Duration::from_secs(5),
+            requests: 4096,
+            publishing_bytes: 32 << 20,
+            unread_bytes: 4 << 20,
+        }
+    }
+}
+
+/// What all sessions of a server share.
+struct Server {
+    options: ServeOptions,
+    broker: SharedBroker,
+    access: Option<Access>,
+    servings: Servings,
+    shutdown: Shutdown,
+}
+
+/// Offers a broker until shutdown. Then clients are told to drain, and this returns when all have gone, or after the
+/// shutdown's grace. Without `access` everybody may do everything: only for listeners that nobody else can reach.
+pub async fn serve(
+    options: ServeOptions,
+    listener: TcpListener,
+    broker: SharedBroker,
+    access: Option<Access>,
+    shutdown: Shutdown,
+) {
+    let places = Arc::new(Semaphore::new(options.connections));
+    let part = shutdown.child();
+    let server =
+        Arc::new(Server { options, broker, access, servings: Servings::default(), shutdown: part.clone() });
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shutdown.started() => break,
+        };
+        let (stream, peer) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                // Out of file descriptors, most likely: others may give some back.
+                tracing::warn!(%error, "a connection could not be accepted");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let Ok(place) = places.clone().try_acquire_owned() else {
+            tracing::warn!(%peer, limit = server.options.connections, "too many clients, one is refused");
+            continue;
+        };
+        let _ = stream.set_nodelay(true);
+        let server = server.clone();
+        part.tasks().spawn(async move {
+            converse(&server, Box::new(stream), &peer.to_string()).await;
+            drop(place);
+        });
+    }
+    drop(listener);
+    if tokio::time::timeout(part.grace() + Duration::from_secs(1), part.drain()).await.is_err() {
+        tracing::warn!("some clients have not gone in time");
+    }
+}
+
+/// One client's whole stay.
+async fn converse(server: &Arc<Server>, stream: Box<dyn Stream>, peer: &str) {
+    let mut pipe = Pipe::new(stream);
+    let greeting = tokio::time::timeout(server.options.greeting, greeting::greet(server, &mut pipe)).await;
+    let welcome = match greeting {
+        Ok(Ok(welcome)) => welcome,
+        Ok(Err(error)) => {
+            tracing::debug!(peer, %error, "a client was refused");
+            frames::refuse(&mut pipe, &error);
+            return pipe.finish(Duration::from_secs(1)).await;
+        }
+        Err(_) => return tracing::debug!(peer, "a client did not say in time who it is"),
+    };
+    let greeting::Guest { name, gate } = welcome;
+    tracing::debug!(peer, client = name, "a client has come");
+    let mut session = Session::new(server.clone(), pipe, gate);
+    let ended = std::future::poll_fn(|cx| session.poll(cx)).await;
+    match &ended {
+        Ok(()) => tracing::debug!(peer, client = name, "a client has gone"),
+        Err(error) => tracing::warn!(peer, client = name, %error, "a client is cut off"),
+    }
+    if let Some(mut pipe) = session.leave() {
+        if let Err(error) = &ended {
+            frames::refuse(&mut pipe, error);
+        }
+        pipe.finish(Duration::from_secs(1)).await;
+    }
+}
