@@ -3,7 +3,7 @@
 #   make quickstart   install what is missing, build, and run a platform in ./quickstart (DIR=..., PORT_BASE=...)
 #   make test         install what is missing; check format, lints and licences' rules; run every test
 #   make lint         only format and lints
-#   make bench        measure, and write bench/results (QUICK=1: a short run)
+#   make bench        measure, also side by side with other brokers (QUICK=1: a short run, under ten minutes)
 #   make fuzz         fuzz what reads foreign bytes (SECONDS=60: each target for so long); needs nightly Rust
 #   make release      the optimised binary, at $CARGO_TARGET_DIR/release/crossdock
 #
@@ -20,6 +20,7 @@ CARGO_TARGET_DIR ?= $(CACHE)/target
 ROCKSDB_LIB_DIR ?= $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
 ROCKSDB_STATIC ?= 1
 VENV ?= $(CACHE)/python
+PEERS ?= $(CACHE)/peers
 export CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_STATIC VENV
 
 # Where rustup puts cargo, for shells that have not read its profile. Under sudo root has none as a rule, and
@@ -71,6 +72,10 @@ test: claim
 fuzz: rocksdb
 	@CARGO_TARGET_DIR="$(CACHE)/fuzz" scripts/fuzz "$(or $(SECONDS),60)" $(TARGETS)
 
+# ONLY and SYSTEMS choose works and systems of the side by side run, such as ONLY=latency SYSTEMS=crossdock,redis.
 bench: claim
-	cargo build --release --locked -p crossdock-cli -p crossdock-bench
+	@scripts/peers "$(PEERS)"
+	cargo build --release --locked -p crossdock-cli -p crossdock-bench --features crossdock-bench/peers
+	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" peers --peers "$(PEERS)" $(if $(QUICK),--quick --minutes 7) \
+	  $(if $(ONLY),--only "$(ONLY)") $(if $(SYSTEMS),--systems "$(SYSTEMS)")
 	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" $(if $(QUICK),--quick)

@@ -3,17 +3,17 @@
 use std::fmt;
 use std::path::Path;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 /// A machine, as far as it matters here.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, Deserialize)]
 pub(crate) struct Machine {
     processor: String,
     cores: usize,
     memory_gib: u64,
     system: String,
     disk: String,
-    version: &'static str,
+    version: String,
 }
 
 /// This machine, with the disk that a folder is on.
@@ -32,7 +32,7 @@ pub(crate) fn describe(folder: &Path) -> Machine {
         memory_gib: kilobytes / 1024 / 1024,
         system: format!("Linux {}", read("/proc/sys/kernel/osrelease").trim()),
         disk: disk(folder, &read("/proc/mounts")),
-        version: env!("CARGO_PKG_VERSION"),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
     }
 }
 

@@ -1,21 +1,26 @@
-//! What Crossdock can do on this machine, beside what its disk can: `make bench`.
+//! What Crossdock can do on this machine, beside what its disk and other brokers can: `make bench`.
 //!
 //! Every measurement is made in several rounds, all measurements of a kind side by side in each, so that a
 //! machine that gets slower for a while does so for all. Written down are the medians, with the lowest and the highest.
+//!
+//! * `crossdock-bench`: the platform as a whole (in process, over HTTP, services, start, memory).
+//! * `crossdock-bench peers`: Crossdock's broker side by side with others.
 
 mod embedded;
 mod file;
 mod load;
 mod machine;
+mod peers;
 mod platform;
 mod report;
 mod samples;
+mod side;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Parser, Subcommand};
+use clap::{Args, Parser, Subcommand};
 
 use report::Report;
 
@@ -51,6 +56,48 @@ struct Arguments {
 enum Part {
     /// Generate load over HTTP: run by the measurements, in a process of its own
     Load(load::Arguments),
+    /// Measure side by side with other brokers, each a process on this machine
+    Peers(Peers),
+    /// Draw the charts of a run that was written before, and print its table
+    Charts {
+        /// What the run wrote
+        #[arg(long, default_value = "bench/results.json")]
+        results: PathBuf,
+        /// Where to write the charts
+        #[arg(long, default_value = "docs/charts")]
+        folder: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+struct Peers {
+    /// A short run with few cells: to see that it works, not what they can do
+    #[arg(long)]
+    quick: bool,
+    /// How many rounds
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+    /// For how many seconds each figure is measured
+    #[arg(long, default_value_t = 2.0)]
+    seconds: f64,
+    /// Only works whose name contains one of these: publish-consume, latency, subscriptions, storm, topics, backlog
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// Only systems whose name contains one of these
+    #[arg(long, value_delimiter = ',')]
+    systems: Vec<String>,
+    /// On which disk: a folder that exists; every system keeps its data there
+    #[arg(long, default_value = ".")]
+    disk: PathBuf,
+    /// The folder that `scripts/peers` filled
+    #[arg(long, env = "CROSSDOCK_BENCH_PEERS", default_value = "peers")]
+    peers: PathBuf,
+    /// Begin nothing new after so many minutes
+    #[arg(long, default_value_t = 90)]
+    minutes: u64,
+    /// Where to write the results
+    #[arg(long, default_value = "bench/results.json")]
+    results: PathBuf,
 }
 
 /// How long and how often to measure, and where.
@@ -73,11 +120,13 @@ fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let runtime = match &arguments.part {
         // The generator leaves as much of the machine as possible to what is measured.
-        Some(_) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        None => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        Some(Part::Load(_)) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
     };
     let run = |runtime: tokio::runtime::Runtime| match arguments.part {
         Some(Part::Load(ref load)) => runtime.block_on(load::run(load)),
+        Some(Part::Peers(ref peers)) => runtime.block_on(side_by_side(peers)),
+        Some(Part::Charts { ref results, ref folder }) => side::draw(results, folder),
         None => runtime.block_on(measure(&arguments)),
     };
     match runtime.map_err(Failure::from).and_then(run) {
@@ -118,4 +167,25 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
     note("memory", platform::many_messages(&plan, &mut report).await);
     report.write(&arguments.results)?;
     if failures.is_empty() { Ok(()) } else { Err(format!("without {}", failures.join(", ")).into()) }
+}
+
+async fn side_by_side(peers: &Peers) -> Result<(), Failure> {
+    let (rounds, seconds) = if peers.quick { (1, 1.0) } else { (peers.rounds.max(1), peers.seconds) };
+    let options = side::Options {
+        rounds,
+        time: Duration::try_from_secs_f64(seconds)?,
+        quick: peers.quick,
+        only: peers.only.clone(),
+        systems: peers.systems.clone(),
+        disk: peers.disk.clone(),
+        peers: peers.peers.clone(),
+        budget: Duration::from_secs(peers.minutes * 60),
+    };
+    // Whoever ends this early ends the servers too: they are killed when what runs them is dropped.
+    let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
+    tokio::select! {
+        results = side::run(&options) => side::write(&results?, &peers.results),
+        _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
+        _ = terminated.recv() => Err("terminated".into()),
+    }
 }

@@ -21,11 +21,16 @@ impl Default for Latencies {
 impl Latencies {
     /// Adds one.
     pub(crate) fn add(&mut self, latency: Duration) {
+        self.add_many(latency, 1);
+    }
+
+    /// Adds so many that were the same.
+    pub(crate) fn add_many(&mut self, latency: Duration, count: u64) {
         let micros = (latency.as_secs_f64() * 1e6).max(1.0);
         #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let bucket = (micros.ln() / GROWTH.ln()) as usize;
-        self.buckets[bucket.min(BUCKETS - 1)] += 1;
-        self.count += 1;
+        self.buckets[bucket.min(BUCKETS - 1)] += count;
+        self.count += count;
     }
 
     /// Adds all of another's.

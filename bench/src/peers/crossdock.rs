@@ -1,0 +1,199 @@
+//! Crossdock: its broker in this process, and its server over TCP.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crossdock_broker::{Embedded, EmbeddedOptions};
+use crossdock_topics::{
+    Batch, ConsumerId, Expect, Fetch, Message, Outcome, PublishOptions, Published, Receipts, Settlement,
+    SharedBroker, Subscription, SubscriptionName, Topic, TopicName,
+};
+use futures::FutureExt;
+use futures::future::Map;
+use tokio::task::JoinHandle;
+
+use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use crate::Failure;
+use crate::side::Sender;
+
+const DURABILITY: &str = "fsync before each acknowledgement; the outcome of each message too";
+
+/// The broker in both ways it is used.
+pub(super) fn systems() -> Vec<Box<dyn System>> {
+    vec![Box::new(InProcess)]
+}
+
+/// The embedded engine, as a program sees it that links it.
+struct InProcess;
+
+#[async_trait]
+impl System for InProcess {
+    fn name(&self) -> &'static str {
+        "Crossdock, in process"
+    }
+
+    fn durability(&self) -> &'static str {
+        DURABILITY
+    }
+
+    fn settings(&self) -> &'static str {
+        "Everything by default. One call for each message; consumers fetch as many as may be in flight and \
+         settle them in one call while they fetch the next."
+    }
+
+    async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
+        let options = EmbeddedOptions::new(folder.join("broker"));
+        let broker = tokio::task::spawn_blocking(move || Embedded::open(options)).await??;
+        Ok(Box::new(Running { broker, process: None }))
+    }
+}
+
+/// A broker that runs, here or elsewhere.
+struct Running {
+    broker: SharedBroker,
+    process: Option<Process>,
+}
+
+#[async_trait]
+impl Server for Running {
+    fn process(&self) -> Option<&Process> {
+        self.process.as_ref()
+    }
+
+    async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure> {
+        self.broker.put_topic(Topic::new(topic.parse()?), Expect::Any).await?;
+        for subscription in subscriptions {
+            self.subscribe(topic, subscription).await?;
+        }
+        Ok(())
+    }
+
+    async fn subscribe(&self, topic: &str, subscription: &str) -> Result<(), Failure> {
+        let mut definition = Subscription::new(subscription.parse()?, vec![topic.parse()?]);
+        definition.max_failures = 1000;
+        self.broker.put_subscription(definition, Expect::Any).await?;
+        Ok(())
+    }
+
+    async fn publisher(&self, topic: &str, in_flight: usize) -> Result<Box<dyn Publisher>, Failure> {
+        Ok(Box::new(Publishing { broker: self.broker.clone(), topic: topic.parse()?, in_flight }))
+    }
+
+    async fn consumer(
+        &self,
+        _: &str,
+        subscription: &str,
+        in_flight: usize,
+    ) -> Result<Box<dyn Consumer>, Failure> {
+        let subscription: SubscriptionName = subscription.parse()?;
+        let consumer = self.broker.join(&subscription).await?;
+        let broker = self.broker.clone();
+        let settling = VecDeque::new();
+        Ok(Box::new(Consuming { broker, subscription, consumer, in_flight, held: 0, settling }))
+    }
+
+    async fn stop(self: Box<Self>) -> Result<(), Failure> {
+        self.broker.close().await;
+        match self.process {
+            Some(process) => process.stop().await,
+            None => Ok(()),
+        }
+    }
+}
+
+struct Publishing {
+    broker: SharedBroker,
+    topic: TopicName,
+    in_flight: usize,
+}
+
+fn received(receipts: crossdock_topics::Result<Receipts>) -> Result<(), Failure> {
+    receipts.map(|_| ()).map_err(Failure::from)
+}
+
+impl Sender for Publishing {
+    type Acknowledged = Map<Published, fn(crossdock_topics::Result<Receipts>) -> Result<(), Failure>>;
+
+    fn in_flight(&self) -> usize {
+        self.in_flight
+    }
+
+    async fn send(&mut self, run: &mut Vec<Bytes>) -> Result<Self::Acknowledged, Failure> {
+        let mut batch = Batch::default();
+        for payload in run.drain(..) {
+            batch.push(&Message::new(payload))?;
+        }
+        let published = self.broker.publish(&self.topic, batch, PublishOptions::default());
+        Ok(published.map(received as fn(crossdock_topics::Result<Receipts>) -> Result<(), Failure>))
+    }
+}
+
+struct Consuming {
+    broker: SharedBroker,
+    subscription: SubscriptionName,
+    consumer: ConsumerId,
+    in_flight: usize,
+    /// How many messages are in the settlements under way.
+    held: usize,
+    settling: VecDeque<(usize, JoinHandle<Result<(), Failure>>)>,
+}
+
+impl Consuming {
+    /// Waits until no more than so many are held.
+    async fn settled_down_to(&mut self, most: usize) -> Result<(), Failure> {
+        while self.held > most
+            && let Some((count, settling)) = self.settling.pop_front()
+        {
+            settling.await??;
+            self.held -= count;
+        }
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Consumer for Consuming {
+    async fn take(&mut self, handler: &mut Handler<'_>) -> Result<u64, Failure> {
+        self.settled_down_to(self.in_flight / 2).await?;
+        let room = self.in_flight - self.held;
+        let fetch = Fetch::new(Some(self.consumer), room, Duration::from_secs(1));
+        let deliveries = self.broker.fetch(&self.subscription, fetch).await?;
+        if deliveries.is_empty() {
+            return Ok(0);
+        }
+        let outcomes = deliveries.iter().map(|delivery| {
+            let outcome = match handler(&delivery.record.payload()) {
+                Verdict::Ack => Outcome::Ack,
+                Verdict::Fail => Outcome::Retry { after: Some(Duration::ZERO), reason: "told to".to_owned() },
+            };
+            (delivery.id, outcome)
+        });
+        let settlement = Settlement { outcomes: outcomes.collect(), ..Settlement::default() };
+        let (broker, subscription) = (Arc::clone(&self.broker), self.subscription.clone());
+        let settling = tokio::spawn(async move {
+            let expected = settlement.outcomes.len();
+            let settled = broker.settle(&subscription, settlement).await?;
+            if settled.settled == expected {
+                return Ok(());
+            }
+            Err(format!("{} of {expected} deliveries were stale", settled.stale.len()).into())
+        });
+        self.held += deliveries.len();
+        self.settling.push_back((deliveries.len(), settling));
+        Ok(deliveries.len() as u64)
+    }
+
+    async fn finish(&mut self) -> Result<(), Failure> {
+        self.settled_down_to(0).await
+    }
+}
+
+impl Drop for Consuming {
+    fn drop(&mut self) {
+        self.broker.leave(&self.subscription, self.consumer);
+    }
+}

@@ -1,0 +1,48 @@
+//! What a server uses while a work is done.
+
+use std::time::Instant;
+
+use crate::peers::{Server, Usage};
+use crate::samples::Latencies;
+
+use super::results::Sample;
+
+/// Watches a server from now on.
+pub(crate) struct Meter<'a> {
+    server: &'a dyn Server,
+    before: Usage,
+    start: Instant,
+}
+
+impl<'a> Meter<'a> {
+    pub(crate) fn start(server: &'a dyn Server) -> Self {
+        let before = server.process().map(|process| {
+            process.forget_peak();
+            process.usage()
+        });
+        Self { server, before: before.unwrap_or_default(), start: Instant::now() }
+    }
+
+    /// What it used for so many messages, done by now.
+    pub(crate) fn stop(self, messages: u64, latencies: Option<&Latencies>) -> Sample {
+        let seconds = self.start.elapsed().as_secs_f64();
+        self.stop_after(seconds, messages, latencies)
+    }
+
+    /// The same where what counts took another time.
+    #[allow(clippy::cast_precision_loss)]
+    pub(crate) fn stop_after(self, seconds: f64, messages: u64, latencies: Option<&Latencies>) -> Sample {
+        let after = self.server.process().map(crate::peers::Process::usage);
+        let quantile = |part| latencies.map(|latencies| latencies.quantile(part));
+        Sample {
+            rate: Some(messages as f64 / seconds),
+            p50: quantile(0.5),
+            p99: quantile(0.99),
+            p999: quantile(0.999),
+            cpu_s_per_million: after
+                .filter(|_| messages > 0)
+                .map(|after| (after.cpu - self.before.cpu) / (messages as f64 / 1e6)),
+            rss: after.map(|after| after.peak),
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! All systems side by side: the same works, each system alone at a time, taking turns in each round.
+
+mod bars;
+mod charts;
+mod feed;
+mod meter;
+mod results;
+mod table;
+mod works;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::file::{Space, append};
+use crate::machine::Machine;
+use crate::peers::{Missing, System};
+use crate::{Failure, machine, peers};
+
+use bars::Bar;
+use results::{Line, Sample, Samples};
+use works::Run;
+
+pub(crate) use feed::{Feed, Sender};
+
+/// What to measure, how long, and where.
+#[derive(Clone, Debug)]
+pub(crate) struct Options {
+    pub(crate) rounds: usize,
+    pub(crate) time: Duration,
+    pub(crate) quick: bool,
+    /// Works whose name contains one of these; all when there are none.
+    pub(crate) only: Vec<String>,
+    /// Systems whose name contains one of these; all when there are none.
+    pub(crate) systems: Vec<String>,
+    pub(crate) disk: PathBuf,
+    /// Where `scripts/peers` put what it fetched.
+    pub(crate) peers: PathBuf,
+    /// Nothing new is begun after this.
+    pub(crate) budget: Duration,
+}
+
+/// One thing every system does, on a server started for it.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    /// Publish and consume, at a size.
+    Cells(usize),
+    Latency(usize),
+    Subscriptions,
+    Topics,
+    Backlog,
+    Storm,
+}
+
+impl Step {
+    fn name(self) -> &'static str {
+        match self {
+            Step::Cells(_) => "publish-consume",
+            Step::Latency(_) => "latency",
+            Step::Subscriptions => "subscriptions",
+            Step::Topics => "topics",
+            Step::Backlog => "backlog",
+            Step::Storm => "storm",
+        }
+    }
+
+    /// Heavy ones are done in the first round only.
+    fn once(self) -> bool {
+        matches!(self, Step::Topics | Step::Backlog)
+    }
+
+    /// How long it may take for one system before it is given up.
+    fn within(self) -> Duration {
+        Duration::from_secs(if self == Step::Backlog { 300 } else { 150 })
+    }
+}
+
+/// What `results.json` holds.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Results {
+    pub(crate) machine: Machine,
+    pub(crate) quick: bool,
+    pub(crate) rounds: usize,
+    pub(crate) seconds_each: f64,
+    pub(crate) systems: Vec<Described>,
+    /// Systems that were not there, and measurements that failed, with the reason.
+    pub(crate) missing: Vec<String>,
+    pub(crate) notes: Vec<String>,
+    pub(crate) results: Vec<Line>,
+    pub(crate) bars: Vec<Bar>,
+}
+
+/// A system as it was set.
+#[derive(Debug, Serialize, Deserialize)]
+pub(crate) struct Described {
+    pub(crate) system: String,
+    pub(crate) durability: String,
+    pub(crate) settings: String,
+}
+
+const WINDOWS: [usize; 4] = [1, 64, 1024, 4000];
+const PLAIN_FILE: &str = "plain file";
+
+/// Measures everything that is asked for.
+pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
+    let wants = |name: &str, of: &[String]| {
+        let name = name.to_lowercase();
+        of.is_empty() || of.iter().any(|part| name.contains(&part.to_lowercase()))
+    };
+    let (systems, absent) = peers::all(&options.peers);
+    let systems: Vec<_> =
+        systems.into_iter().filter(|system| wants(system.name(), &options.systems)).collect();
+    let steps: Vec<Step> =
+        steps(options.quick).into_iter().filter(|step| wants(step.name(), &options.only)).collect();
+    let mut missing: Vec<String> =
+        absent.into_iter().map(|Missing { name, reason }| format!("{name}: {reason}")).collect();
+    let (mut samples, mut notes) = (Samples::default(), Vec::new());
+    let begin = Instant::now();
+    for round in 1..=options.rounds {
+        yardstick(options, &mut samples)?;
+        for step in steps.iter().filter(|step| round == 1 || !step.once()) {
+            for system in &systems {
+                let (step, system) = (*step, &**system);
+                let what = format!("round {round} of {}: {}: {}", options.rounds, system.name(), step.name());
+                eprintln!("bench: {what}");
+                if begin.elapsed() > options.budget {
+                    missing.push(format!("{what}: no time was left"));
+                    continue;
+                }
+                if let Err(failure) = measure(options, step, system, &mut samples, &mut notes).await {
+                    eprintln!("bench: {what}: {failure}");
+                    missing.push(format!("{what}: {failure}"));
+                }
+            }
+        }
+    }
+    let durability = |name: &str| {
+        let system = systems.iter().find(|system| system.name() == name);
+        system.map_or("fdatasync after each write", |system| system.durability()).to_owned()
+    };
+    let lines = samples.lines(durability);
+    let described = systems.iter().map(|system| Described {
+        system: system.name().to_owned(),
+        durability: system.durability().to_owned(),
+        settings: system.settings().to_owned(),
+    });
+    Ok(Results {
+        machine: machine::describe(&options.disk),
+        quick: options.quick,
+        rounds: options.rounds,
+        seconds_each: options.time.as_secs_f64(),
+        systems: described.collect(),
+        missing,
+        notes,
+        bars: bars::judge(&lines),
+        results: lines,
+    })
+}
+
+fn steps(quick: bool) -> Vec<Step> {
+    let (sizes, paced): (&[usize], &[usize]) =
+        if quick { (&[128, 1024], &[128]) } else { (&[128, 1024, 16_384], &[128, 1024]) };
+    let cells = sizes.iter().map(|size| Step::Cells(*size));
+    let latency = paced.iter().map(|size| Step::Latency(*size));
+    let others = [Step::Subscriptions, Step::Storm, Step::Topics, Step::Backlog];
+    cells.chain(latency).chain(others).collect()
+}
+
+/// Starts a system on a new folder, lets it do one thing, and stops it.
+async fn measure(
+    options: &Options,
+    step: Step,
+    system: &dyn System,
+    samples: &mut Samples,
+    notes: &mut Vec<String>,
+) -> Result<(), Failure> {
+    enough_space(&options.disk)?;
+    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&options.disk)?;
+    let server = system.start(folder.path()).await?;
+    let done = {
+        let (time, quick) = (options.time, options.quick);
+        let mut run = Run { system, server: &*server, samples, notes, time, quick };
+        let work = async {
+            match step {
+                Step::Cells(size) => {
+                    let windows = if quick { &WINDOWS[1..3] } else { &WINDOWS[..] };
+                    run.publish_and_consume(size, windows).await
+                }
+                Step::Latency(size) => run.latency(size).await,
+                Step::Subscriptions => {
+                    for count in [1, 8, 64] {
+                        run.subscriptions(count).await?;
+                    }
+                    Ok(())
+                }
+                Step::Topics => run.topics().await,
+                Step::Backlog => run.backlog().await,
+                Step::Storm => run.storm().await,
+            }
+        };
+        match tokio::time::timeout(step.within(), work).await {
+            Ok(done) => done,
+            Err(_) => Err(format!("given up after {:?}", step.within()).into()),
+        }
+    };
+    let stopped = server.stop().await;
+    done.and(stopped)
+}
+
+/// The disk must bear the largest work: ten million messages in a system that writes them more than once.
+fn enough_space(disk: &Path) -> Result<(), Failure> {
+    const NEEDED: u64 = 12 << 30;
+    let there = rustix::fs::statvfs(disk)?;
+    let free = there.f_bavail * there.f_frsize;
+    if free >= NEEDED {
+        return Ok(());
+    }
+    let (free, needed) = (free >> 30, NEEDED >> 30);
+    Err(format!("{} has {free} GiB free, {needed} GiB are needed", disk.display()).into())
+}
+
+/// What the disk does by itself: one append and its sync, with nothing around it.
+fn yardstick(options: &Options, samples: &mut Samples) -> Result<(), Failure> {
+    let folder = tempfile::tempdir_in(&options.disk)?;
+    for size in [128, 1024, 16_384] {
+        for (space, work) in
+            [(Space::Growing, "append + fdatasync"), (Space::Recycled, "overwrite + fdatasync")]
+        {
+            let value = append(folder.path(), space, size, 1, options.time.min(Duration::from_secs(1)))?;
+            let (p50, p99) = value.latency.unzip();
+            let sample = Sample { rate: Some(value.value), p50, p99, ..Sample::default() };
+            samples.add(PLAIN_FILE, work, size, 1, sample);
+        }
+    }
+    Ok(())
+}
+
+/// Writes the results as JSON, and the table to standard output and beside them.
+pub(crate) fn write(results: &Results, path: &Path) -> Result<(), Failure> {
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder)?;
+    }
+    std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")?;
+    std::io::Write::write_all(&mut std::io::stdout(), table::text(results).as_bytes())?;
+    Ok(())
+}
+
+/// Draws the charts of a run that was written before, and gives its table.
+pub(crate) fn draw(path: &Path, folder: &Path) -> Result<(), Failure> {
+    let results: Results = serde_json::from_slice(&std::fs::read(path)?)?;
+    std::fs::create_dir_all(folder)?;
+    for (name, svg) in charts::all(&results) {
+        std::fs::write(folder.join(name), svg)?;
+    }
+    std::io::Write::write_all(&mut std::io::stdout(), table::text(&results).as_bytes())?;
+    Ok(())
+}
