@@ -4,7 +4,7 @@
 //! Value, all integers little-endian:
 //!
 //! ```text
-//!  0  u8   version, 1
+//!  0  u8   version, 1 or 2
 //!  1  [u8; 3]  zero
 //!  4  u32  CRC-32C of everything from byte 8 on
 //!  8  u64  offset of the first message
@@ -14,8 +14,21 @@
 //! 32  ...  the records, as packed by their publisher (`crossdock_topics::record`)
 //! ```
 //!
-//! The offsets of a topic's blocks follow each other without a hole. A block is closed at about 1 MiB, so that
-//! reading one message never costs much more; a single larger message has a block of its own.
+//! Version 2 is what compaction leaves of one block or several: offsets may be missing, there may be no message at
+//! all, and each was stored at its own time. At 8 it has the first offset it stands for, at 24 when the newest message
+//! was stored that it ever held, and before the records:
+//!
+//! ```text
+//! 32  u64  the offset after the last one it stands for
+//! 40  for each message: u32 its offset less that at 8, i64 when it was stored
+//! ```
+//!
+//! The offsets that a topic's blocks stand for follow each other without a hole. A block is closed at about 1 MiB, so
+//! that reading one message never costs much more; a single larger message has a block of its own.
+
+mod sparse;
+#[cfg(test)]
+mod tests;
 
 use std::ops::Range;
 use std::sync::Arc;
@@ -24,36 +37,62 @@ use bytes::Bytes;
 use crossdock_topics::record::packed;
 use crossdock_topics::{Error, Record, Timestamp};
 
+pub(super) use sparse::SparseBuilder;
+
 /// Records beyond this many bytes go to another block.
 pub(super) const TARGET: usize = 1024 * 1024;
 
 const HEADER: usize = 32;
 /// What a block in memory takes beside its records, about: itself, its owners' counts, its places in queues.
 const OVERHEAD: usize = 256;
-const VERSION: u8 = 1;
+const DENSE: u8 = 1;
+const SPARSE: u8 = 2;
 const HAS_IDS: u32 = 1;
+/// The `end` of a block with gaps, and an entry of its table.
+const END: usize = 8;
+const ENTRY: usize = 12;
 
 /// A block in memory. Its records are slices of one allocation.
 #[derive(Debug)]
 pub(super) struct Block {
     first: u64,
+    end: u64,
     count: u32,
     time: Timestamp,
     has_ids: bool,
+    /// The offset and time of each message, where they do not follow from the block's own.
+    table: Option<Bytes>,
     records: Bytes,
+}
+
+/// A place in a block: which message, and where its record starts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Cursor {
+    index: u32,
+    at: usize,
+}
+
+/// A message found in a block.
+#[derive(Clone, Debug)]
+pub(super) struct Found {
+    pub(super) offset: u64,
+    /// When it was stored.
+    pub(super) time: Timestamp,
+    pub(super) record: Record,
+    /// The place after it.
+    pub(super) after: Cursor,
 }
 
 impl Block {
     /// Reads a block that came from the disk.
     pub(super) fn decode(value: &Bytes) -> Result<Arc<Self>, Error> {
-        let damaged = |what: &str| Error::internal(format!("a block of the log is damaged: {what}"));
         if value.len() <= HEADER {
             return Err(damaged("it is cut off"));
         }
-        if value[..4] != [VERSION, 0, 0, 0] {
+        let version = value[0];
+        if !matches!(version, DENSE | SPARSE) || value[1..4] != [0, 0, 0] {
             return Err(Error::internal(format!(
-                "a block of the log has version {}, this is {VERSION}",
-                value[0]
+                "a block of the log has version {version}, this release reads up to {SPARSE}"
             ))
             .hint("it was written by a newer release: use that one"));
         }
@@ -61,23 +100,34 @@ impl Block {
             return Err(damaged("its checksum does not match"));
         }
         let (first, count) = (u64_at(value, 8), u32_at(value, 16));
-        if count == 0 || first.checked_add(u64::from(count)).is_none() {
-            return Err(damaged("it holds no messages, or none that can be counted"));
-        }
-        #[allow(clippy::cast_possible_wrap)] // written as i64
-        let time = Timestamp(u64_at(value, 24) as i64);
+        let (end, table, records) = match version {
+            DENSE => (first.checked_add(u64::from(count)), None, value.slice(HEADER..)),
+            _ => sparse::split(value, first, count)?,
+        };
+        let end = end.filter(|end| *end > first);
+        let end = end.ok_or_else(|| damaged("it holds no messages, or none that can be counted"))?;
         let has_ids = u32_at(value, 20) & HAS_IDS != 0;
-        Ok(Arc::new(Self { first, count, time, has_ids, records: value.slice(HEADER..) }))
+        Ok(Arc::new(Self { first, end, count, time: time_at(value, 24), has_ids, table, records }))
     }
 
-    /// The offsets of its messages.
+    /// The offsets it stands for. Some may be missing.
     pub(super) fn range(&self) -> Range<u64> {
-        self.first..self.first + u64::from(self.count)
+        self.first..self.end
     }
 
-    /// When its messages were stored.
+    /// How many messages it holds.
+    pub(super) fn count(&self) -> u32 {
+        self.count
+    }
+
+    /// When its newest message was stored.
     pub(super) fn time(&self) -> Timestamp {
         self.time
+    }
+
+    /// Whether each message has its own time, and offsets may be missing.
+    pub(super) fn is_sparse(&self) -> bool {
+        self.table.is_some()
     }
 
     /// Whether a message in it has an id.
@@ -92,33 +142,70 @@ impl Block {
 
     /// The memory it takes: a block of a few bytes costs more than those.
     pub(super) fn memory(&self) -> usize {
-        self.records.len() + OVERHEAD
+        self.records.len() + self.table.as_ref().map_or(0, Bytes::len) + OVERHEAD
     }
 
-    /// The messages' ids, with their offsets.
-    pub(super) fn ids(&self) -> impl Iterator<Item = (u64, &[u8])> {
-        (self.first..).zip(packed(&self.records)).filter_map(|(offset, record)| Some((offset, record.id()?)))
+    /// Offset and time of the message at an index.
+    fn entry(&self, index: u32) -> (u64, Timestamp) {
+        match &self.table {
+            None => (self.first + u64::from(index), self.time),
+            Some(table) => {
+                let at = index as usize * ENTRY;
+                (self.first + u64::from(u32_at(table, at)), time_at(table, at + 4))
+            }
+        }
     }
 
-    /// Where the record of `offset` starts, for [`Block::record_at`]. Walks over those before it.
-    pub(super) fn position(&self, offset: u64) -> Option<usize> {
-        let skip = usize::try_from(offset.checked_sub(self.first)?).ok()?;
+    /// The messages' ids, with their offsets and times.
+    pub(super) fn ids(&self) -> impl Iterator<Item = (u64, Timestamp, &[u8])> {
+        (0..self.count).zip(packed(&self.records)).filter_map(|(index, record)| {
+            let id = record.id()?;
+            let (offset, time) = self.entry(index);
+            Some((offset, time, id))
+        })
+    }
+
+    /// The place of the first message at or after `offset`. Walks over the records before it.
+    pub(super) fn seek(&self, offset: u64) -> Option<Cursor> {
+        let index = match &self.table {
+            None => offset.saturating_sub(self.first),
+            Some(table) => {
+                let entries = table.chunks_exact(ENTRY);
+                entries.take_while(|entry| self.first + u64::from(u32_at(entry, 0)) < offset).count() as u64
+            }
+        };
+        let index = u32::try_from(index).ok().filter(|index| *index < self.count)?;
         let mut records = packed(&self.records);
         let mut at = 0;
-        for _ in 0..skip {
+        for _ in 0..index {
             at += records.next()?.as_bytes().len();
         }
-        (at < self.records.len()).then_some(at)
+        (at < self.records.len()).then_some(Cursor { index, at })
     }
 
-    /// The record at a position, and the position of the next one.
-    pub(super) fn record_at(&self, position: usize) -> Option<(Record, usize)> {
-        Record::slice(&self.records, position)
+    /// The message at a place.
+    pub(super) fn next(&self, place: Cursor) -> Option<Found> {
+        if place.index >= self.count {
+            return None;
+        }
+        let (record, at) = Record::slice(&self.records, place.at)?;
+        let (offset, time) = self.entry(place.index);
+        Some(Found { offset, time, record, after: Cursor { index: place.index + 1, at } })
     }
 
-    /// The record of one offset.
-    pub(super) fn record(&self, offset: u64) -> Option<Record> {
-        self.record_at(self.position(offset)?).map(|(record, _)| record)
+    /// The messages, in order.
+    pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
+        let mut place = Cursor { index: 0, at: 0 };
+        std::iter::from_fn(move || {
+            let found = self.next(place)?;
+            place = found.after;
+            Some(found)
+        })
+    }
+
+    /// The message of one offset.
+    pub(super) fn find(&self, offset: u64) -> Option<Found> {
+        self.next(self.seek(offset)?).filter(|found| found.offset == offset)
     }
 }
 
@@ -158,21 +245,31 @@ impl Builder {
 
     /// Closes the block: its value for the log, and the block, which share their bytes.
     pub(super) fn finish(mut self, time: Timestamp) -> (Bytes, Arc<Block>) {
-        self.bytes[0] = VERSION;
-        self.bytes[8..16].copy_from_slice(&self.first.to_le_bytes());
-        self.bytes[16..20].copy_from_slice(&self.count.to_le_bytes());
-        let flags = if self.has_ids { HAS_IDS } else { 0 };
-        self.bytes[20..24].copy_from_slice(&flags.to_le_bytes());
-        self.bytes[24..32].copy_from_slice(&time.0.to_le_bytes());
-        let crc = crc32c::crc32c(&self.bytes[8..]);
-        self.bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+        seal(&mut self.bytes, DENSE, self.first, self.count, self.has_ids, time);
         // It stays in memory for a while: without the room that it grew into.
         self.bytes.shrink_to_fit();
         let value = Bytes::from(self.bytes);
-        let records = value.slice(HEADER..);
-        let block = Block { first: self.first, count: self.count, time, has_ids: self.has_ids, records };
+        let (first, count, has_ids) = (self.first, self.count, self.has_ids);
+        let (end, records) = (first.saturating_add(u64::from(count)), value.slice(HEADER..));
+        let block = Block { first, end, count, time, has_ids, table: None, records };
         (value, Arc::new(block))
     }
+}
+
+/// Fills in the header of a block.
+fn seal(bytes: &mut [u8], version: u8, first: u64, count: u32, has_ids: bool, time: Timestamp) {
+    bytes[0] = version;
+    bytes[8..16].copy_from_slice(&first.to_le_bytes());
+    bytes[16..20].copy_from_slice(&count.to_le_bytes());
+    let flags = if has_ids { HAS_IDS } else { 0 };
+    bytes[20..24].copy_from_slice(&flags.to_le_bytes());
+    bytes[24..32].copy_from_slice(&time.0.to_le_bytes());
+    let crc = crc32c::crc32c(&bytes[8..]);
+    bytes[4..8].copy_from_slice(&crc.to_le_bytes());
+}
+
+fn damaged(what: &str) -> Error {
+    Error::internal(format!("a block of the log is damaged: {what}"))
 }
 
 /// Reads all that a block says, every way it is read: for the fuzz target, which has no other use for it.
@@ -183,15 +280,14 @@ impl Builder {
 pub fn read_block(value: &Bytes) -> Result<Vec<(u64, crossdock_topics::Message)>, Error> {
     let block = Block::decode(value)?;
     let _ = (block.time(), block.has_ids(), block.memory(), block.ids().count());
-    let (mut messages, mut at) = (Vec::new(), 0);
-    for offset in block.range() {
-        let Some((record, next)) = block.record_at(at) else { break };
+    let mut messages = Vec::new();
+    for found in block.iter() {
+        assert!(block.range().contains(&found.offset));
         if messages.len() < 100 {
-            assert_eq!(block.position(offset), Some(at));
-            assert!(block.record(offset).is_some_and(|again| again == record));
+            let again = block.find(found.offset);
+            assert!(again.is_some_and(|again| again.record == found.record && again.after == found.after));
         }
-        messages.push((offset, record.to_message()));
-        at = next;
+        messages.push((found.offset, found.record.to_message()));
     }
     Ok(messages)
 }
@@ -208,61 +304,8 @@ fn u64_at(bytes: &[u8], at: usize) -> u64 {
     u64::from_le_bytes(word)
 }
 
-#[cfg(test)]
-mod tests {
-    use crossdock_topics::{Batch, Message};
-
-    use super::*;
-
-    fn built() -> (Bytes, Arc<Block>) {
-        let mut builder = Builder::new(7, 0);
-        for text in ["one", "two", "three"] {
-            let batch = Batch::of(&Message::new(text).with_id(text)).unwrap();
-            builder.push(batch.as_bytes(), 1, true);
-        }
-        builder.finish(Timestamp(42))
-    }
-
-    #[test]
-    fn a_block_survives_the_disk() {
-        let (value, block) = built();
-        let read = Block::decode(&value).unwrap();
-        assert_eq!((read.range(), read.time(), read.has_ids()), (7..10, Timestamp(42), true));
-        assert_eq!(read.record(8).unwrap().payload(), "two");
-        assert_eq!(block.record(9).unwrap().payload(), "three");
-        assert!(read.record(10).is_none() && read.record(6).is_none());
-        assert_eq!(read.ids().map(|(offset, _)| offset).collect::<Vec<_>>(), [7, 8, 9]);
-    }
-
-    /// A block of these records with a checksum that fits, whatever they are.
-    fn forged(first: u64, count: u32, records: &[u8]) -> Result<Arc<Block>, Error> {
-        let mut builder = Builder::new(first, 0);
-        builder.push(records, count, true);
-        Block::decode(&builder.finish(Timestamp(42)).0)
-    }
-
-    #[test]
-    fn a_wrong_block_with_a_right_checksum_is_refused_or_read_as_far_as_it_goes() {
-        assert!(forged(u64::MAX, 1, b"records").is_err(), "offsets beyond the last one");
-        assert!(forged(7, 0, b"records").is_err(), "no message");
-        // A record of two bytes whose fields say that there is a priority, and one that is cut off.
-        let block = forged(7, 3, &[2, 0, 0, 0, 4, 0, 9, 0, 0, 0, 1]).unwrap();
-        assert_eq!(block.record(7).unwrap().to_message(), Message::default());
-        assert!(block.record(8).is_none() && block.record(9).is_none() && block.ids().next().is_none());
-    }
-
-    #[test]
-    fn every_flipped_bit_is_seen() {
-        let (value, _) = built();
-        for at in 0..value.len() {
-            for bit in 0..8 {
-                let mut bytes = value.to_vec();
-                bytes[at] ^= 1 << bit;
-                assert!(Block::decode(&bytes.into()).is_err(), "byte {at} bit {bit}");
-            }
-        }
-        for length in 0..value.len() {
-            assert!(Block::decode(&value.slice(..length)).is_err(), "cut at {length}");
-        }
-    }
+fn time_at(bytes: &[u8], at: usize) -> Timestamp {
+    let mut word = [0; 8];
+    word.copy_from_slice(&bytes[at..at + 8]);
+    Timestamp(i64::from_le_bytes(word))
 }

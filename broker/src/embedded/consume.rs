@@ -77,8 +77,8 @@ impl Shared {
             if near.as_ref().is_none_or(|(of, block)| *of != log.id || !block.range().contains(&id.offset)) {
                 near = self.block(log, id.offset).await?.map(|block| (log.id, block));
             }
-            found[index] =
-                near.as_ref().and_then(|(_, block)| Some((block.time(), block.record(id.offset)?)));
+            let message = near.as_ref().and_then(|(_, block)| block.find(id.offset));
+            found[index] = message.map(|found| (found.time, found.record));
         }
         let now = self.clock.now();
         let mut forgotten = false;
@@ -108,7 +108,8 @@ impl Shared {
         offset: u64,
     ) -> Result<Option<(Timestamp, Record)>> {
         let block = self.block(log, offset).await?;
-        Ok(block.and_then(|block| Some((block.time(), block.record(offset)?))))
+        let found = block.and_then(|block| block.find(offset));
+        Ok(found.map(|found| (found.time, found.record)))
     }
 
     /// The block that holds a message, wherever it is.

@@ -24,7 +24,7 @@ use rocksdb::{
 use super::EmbeddedOptions;
 
 /// The column families, as [`super::keys`] lists them.
-const FAMILIES: [&str; 4] = ["log", "segments", "groups", "store"];
+const FAMILIES: [&str; 5] = ["log", "segments", "groups", "store", "keys"];
 
 const MIB: usize = 1024 * 1024;
 
@@ -128,13 +128,46 @@ impl Database {
         family: &'static str,
         from: &[u8],
         prefix: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        self.walk(family, from, prefix, false, visit)
+    }
+
+    /// The same, beginning with the key at or before `from` if there is one: one look at all of it, whatever is
+    /// written meanwhile.
+    pub(super) fn scan_around(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        prefix: &[u8],
+        visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
+    ) -> Result<(), Error> {
+        self.walk(family, from, prefix, true, visit)
+    }
+
+    fn walk(
+        &self,
+        family: &'static str,
+        from: &[u8],
+        prefix: &[u8],
+        around: bool,
         mut visit: impl FnMut(&[u8], &[u8]) -> Result<bool, Error>,
     ) -> Result<(), Error> {
         let mut options = ReadOptions::default();
         options.fill_cache(false);
         options.set_readahead_size(256 * 1024);
+        // Without an end, what was deleted behind the last key is looked through up to the next topic's.
+        if let Some(end) = end_of(prefix) {
+            options.set_iterate_upper_bound(end);
+        }
         let mut iterator = self.db.raw_iterator_cf_opt(self.family(family), options);
-        iterator.seek(from);
+        if around {
+            iterator.seek_for_prev(from);
+        }
+        if !iterator.key().is_some_and(|key| key.starts_with(prefix)) {
+            iterator.status().map_err(|cause| failed("read", &cause))?;
+            iterator.seek(from);
+        }
         while let Some((key, value)) = iterator.item() {
             if !key.starts_with(prefix) || !visit(key, value)? {
                 return Ok(());
@@ -166,21 +199,6 @@ impl Database {
         iterator.status().map_err(|cause| failed("read", &cause))
     }
 
-    /// The last entry at or before `key` that begins with `prefix`.
-    pub(super) fn at_or_before(
-        &self,
-        family: &'static str,
-        key: &[u8],
-        prefix: &[u8],
-    ) -> Result<Option<Vec<u8>>, Error> {
-        let mut iterator = self.db.raw_iterator_cf(self.family(family));
-        iterator.seek_for_prev(key);
-        match iterator.item() {
-            Some((found, value)) if found.starts_with(prefix) => Ok(Some(value.to_vec())),
-            _ => iterator.status().map(|()| None).map_err(|cause| failed("read", &cause)),
-        }
-    }
-
     /// Writes what is in memory to files, so that the next start has little to replay.
     pub(super) fn flush(&self) -> Result<(), Error> {
         let families: Vec<_> =
@@ -189,6 +207,14 @@ impl Database {
             .flush_cfs_opt(&families, &rocksdb::FlushOptions::default())
             .map_err(|cause| failed("flush", &cause))
     }
+}
+
+/// The first key after all that begin with `prefix`; there is none when it is empty.
+fn end_of(prefix: &[u8]) -> Option<Vec<u8>> {
+    let last = prefix.iter().rposition(|byte| *byte < u8::MAX)?;
+    let mut end = prefix[..=last].to_vec();
+    end[last] += 1;
+    Some(end)
 }
 
 fn database_options() -> Options {

@@ -7,6 +7,7 @@
 //! | `groups` | subscription u32, topic u32, 0 | the place, see `group::place` |
 //! | `groups` | subscription u32, topic u32, 1, offset u64 | a message that waits |
 //! | `groups` | subscription u32, topic u32, 2, offset u64 | a dead letter |
+//! | `keys` | topic u32, a message's key | the offset of its newest message u64; of compacted topics only |
 //! | `store` | the key's own bytes | revision u64, lease u64 (0: none), the value |
 //! | `default` | `format` | version of all this, u32 |
 //! | `default` | `next` | the last topic, subscription and lease number and revision used: 4 x u64 |
@@ -15,6 +16,7 @@
 //! | `default` | `subscription/NAME` | its number u32 |
 //! | `default` | `paused/` subscription u32 | nothing; there while it is paused |
 //! | `default` | `lease/` lease u64 | how long it lasts, u64 milliseconds |
+//! | `default` | `compact/` topic u32 | `keys` holds all keys of this topic; empty |
 //! | `default` | `source/` topic u32, publisher u128 | its batches that may be sent again, see `sources` |
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
@@ -28,6 +30,7 @@ pub(super) const TOPIC: &str = "topic/";
 pub(super) const SUBSCRIPTION: &str = "subscription/";
 pub(super) const LEASE: &[u8] = b"lease/";
 const SOURCE: &[u8] = b"source/";
+const COMPACT: &[u8] = b"compact/";
 
 /// The kinds of keys a group has.
 pub(super) const PLACE: u8 = 0;
@@ -59,6 +62,15 @@ pub(super) fn paused(subscription: u32) -> Vec<u8> {
 
 pub(super) fn lease(lease: u64) -> Vec<u8> {
     [LEASE, &lease.to_be_bytes()].concat()
+}
+
+pub(super) fn compact(topic: u32) -> Vec<u8> {
+    [COMPACT, &topic.to_be_bytes()].concat()
+}
+
+/// In the family `keys`.
+pub(super) fn newest(topic: u32, key: &[u8]) -> Vec<u8> {
+    [&topic.to_be_bytes(), key].concat()
 }
 
 pub(super) fn source(topic: u32, publisher: u128) -> Vec<u8> {

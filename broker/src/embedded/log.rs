@@ -21,6 +21,7 @@ use super::database::Database;
 use super::dedup::Dedup;
 use super::keys;
 use super::members::Listed;
+use super::newest::Newest;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::sources::Sources;
 use super::subscription::SubscriptionState;
@@ -53,6 +54,7 @@ pub(super) struct Writing {
     pub(super) next: u64,
     pub(super) segments: Segments,
     pub(super) sources: Sources,
+    pub(super) newest: Newest,
     last_time: Timestamp,
     dedup: Option<Dedup>,
     builder: Option<Builder>,
@@ -107,6 +109,7 @@ impl TopicLog {
                 next,
                 segments,
                 sources: Sources::default(),
+                newest: Newest::default(),
                 last_time: last,
                 dedup: None,
                 builder: None,
@@ -204,9 +207,10 @@ impl TopicLog {
         }
     }
 
-    /// Drops the oldest block that is in memory; gives its size.
-    pub(super) fn evict(&self) -> usize {
-        self.recent.write().pop_front().map_or(0, |block| block.memory())
+    /// Drops the oldest blocks that are in memory, up to an offset.
+    pub(super) fn evict(&self, end: u64) {
+        let mut recent = self.recent.write();
+        while recent.pop_front_if(|block| block.range().end <= end).is_some() {}
     }
 
     /// The blocks from the one that holds `offset` on, as far as they are in memory: at most `limit` bytes of
@@ -244,35 +248,23 @@ impl TopicLog {
     ) -> Result<Vec<Arc<Block>>, Error> {
         let tail = self.tail();
         let prefix = self.id.to_be_bytes();
-        let mut blocks = Vec::new();
+        let mut blocks: Vec<Arc<Block>> = Vec::new();
         let mut bytes = 0;
-        if let Some(value) = database.at_or_before("log", &keys::log(self.id, offset), &prefix)? {
-            let block = Block::decode(&value.into())?;
-            if block.range().contains(&offset) {
-                bytes += block.size();
-                blocks.push(block);
-            }
-        }
-        let from = blocks.last().map_or(offset, |block: &Arc<Block>| block.range().end);
-        if (bytes > 0 && bytes >= limit) || from >= tail {
-            return Ok(blocks);
-        }
-        database.scan("log", &keys::log(self.id, from), &prefix, |key, value| {
+        database.scan_around("log", &keys::log(self.id, offset), &prefix, |key, value| {
             let first = keys::u64_of(&key[4..]).unwrap_or(u64::MAX);
-            if first >= tail || (bytes > 0 && bytes + value.len() > limit) {
+            if first >= tail || (!blocks.is_empty() && bytes + value.len() > limit) {
                 return Ok(false);
             }
-            let block = Block::decode(&Bytes::copy_from_slice(value))?;
-            if let Some(end) = blocks.last().map(|last| last.range().end).filter(|end| *end != first) {
-                // Retention, or the end of the topic, may have come between the two looks.
-                if self.head() > end || self.is_deleted() {
-                    return Ok(false);
-                }
+            let block = self.decode(first, value)?;
+            if block.range().end <= offset {
+                return Ok(true);
+            }
+            if blocks.last().is_some_and(|last| last.range().end != first) {
                 return Err(Error::internal(format!(
-                    "topic {} has a hole in its log before offset {}",
-                    self.name,
-                    block.range().start
-                )));
+                    "topic {} has a hole in its log before offset {first}",
+                    self.name
+                ))
+                .hint("restore the folder from a backup"));
             }
             bytes += block.size();
             blocks.push(block);
@@ -281,15 +273,29 @@ impl TopicLog {
         Ok(blocks)
     }
 
+    /// Reads a block that lies at an offset; what is wrong with it names the topic and where.
+    pub(super) fn decode(&self, first: u64, value: &[u8]) -> Result<Arc<Block>, Error> {
+        let block = Block::decode(&Bytes::copy_from_slice(value));
+        let placed = block.and_then(|block| match block.range().start == first {
+            true => Ok(block),
+            false => Err(Error::internal("a block of the log lies in another one's place")),
+        });
+        placed.map_err(|error| Error {
+            message: format!("{} (topic {}, at offset {first})", error.message, self.name).into(),
+            ..error
+        })
+    }
+
     /// What retention must know of the blocks in a part of the log, written ones that are not visible included.
     pub(super) fn facts(&self, database: &Database, part: Range<u64>) -> Result<Vec<BlockFacts>, Error> {
         let mut facts = Vec::new();
         let prefix = self.id.to_be_bytes();
         database.scan("log", &keys::log(self.id, part.start), &prefix, |key, value| {
-            if keys::u64_of(&key[4..]).is_none_or(|first| first >= part.end) {
+            let first = keys::u64_of(&key[4..]).unwrap_or(u64::MAX);
+            if first >= part.end {
                 return Ok(false);
             }
-            facts.push(BlockFacts::from(&*Block::decode(&Bytes::copy_from_slice(value))?));
+            facts.extend(BlockFacts::parts(&*self.decode(first, value)?));
             Ok(true)
         })?;
         Ok(facts)
@@ -326,6 +332,11 @@ impl Writing {
         };
         let window = log.definition.read().0.dedup_window;
         if !batch.has_ids() || window.is_zero() {
+            if self.newest.is_on() {
+                for (offset, record) in (self.next..).zip(batch.records()) {
+                    record.key().into_iter().for_each(|key| self.newest.appended(key, offset));
+                }
+            }
             self.append_run(batch.as_bytes(), receipts.count, batch.has_ids());
             return Ok(receipts);
         }
@@ -337,7 +348,10 @@ impl Writing {
             let earlier = record.id().and_then(|id| dedup.first(id, self.next, now, window));
             match earlier {
                 Some(offset) => receipts.duplicates.push((place, offset)),
-                None => self.append_run(record.as_bytes(), 1, true),
+                None => {
+                    record.key().into_iter().for_each(|key| self.newest.appended(key, self.next));
+                    self.append_run(record.as_bytes(), 1, true);
+                }
             }
         }
         self.dedup = Some(dedup);
@@ -399,8 +413,8 @@ impl Writing {
             Ok(count < Topic::MAX_DEDUP_IDS)
         })?;
         for block in blocks.iter().rev() {
-            for (offset, id) in block.ids() {
-                dedup.first(id, offset, block.time(), window);
+            for (offset, time, id) in block.ids() {
+                dedup.first(id, offset, time, window);
             }
         }
         Ok(dedup)

@@ -7,12 +7,14 @@
 //! noticed.
 
 mod block;
+mod compactor;
 mod consume;
 mod database;
 mod dedup;
 mod keys;
 mod log;
 mod members;
+mod newest;
 mod parked;
 mod publish;
 mod queue;
@@ -115,6 +117,8 @@ struct Shared {
     requests: requests::RequestTable,
     commands: Queue<Command>,
     passes: Queue<Pass>,
+    /// Nothing is ever in it: closing it ends the compactor.
+    compacting: Queue<std::convert::Infallible>,
     budget: Budget,
     failure: OnceLock<Error>,
     closing: AtomicBool,
@@ -211,6 +215,7 @@ impl Embedded {
             requests: requests::RequestTable::default(),
             commands: Queue::new(usize::MAX),
             passes: Queue::new(WAITING_PASSES),
+            compacting: Queue::new(1),
             budget: Budget::new(options.waiting_bytes),
             failure: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -220,6 +225,7 @@ impl Embedded {
         let entries = state.recovered.entries.iter().map(|(entry, _)| entry.clone());
         shared.store.restore(entries, state.recovered.numbers.revision);
         let writer = Writer::new(shared.clone(), database.clone(), state.recovered);
+        let compacted = database.clone();
         let threads = vec![
             spawn("broker-writer", shared.clone(), |_| writer.run(), writer::abandon)?,
             spawn(
@@ -227,6 +233,12 @@ impl Embedded {
                 shared.clone(),
                 move |shared| syncer::run(shared, &database),
                 syncer::abandon,
+            )?,
+            spawn(
+                "broker-compactor",
+                shared.clone(),
+                move |shared| compactor::run(shared, &compacted),
+                |_| {},
             )?,
         ];
         Ok(Arc::new(Self { shared, threads: Arc::new(Mutex::new(threads)) }))
@@ -236,6 +248,7 @@ impl Embedded {
     fn stop(&self) {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.commands.close();
+        self.shared.compacting.close();
         self.shared.store.close();
         self.shared.requests.close();
         for subscription in self.shared.subscriptions.read().values() {

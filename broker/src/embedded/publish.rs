@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, Durability, Error, ErrorCode, Expect, Expected, Log, Page, PublishOptions, Published, Result,
-    Revision, StartAt, Stored, Topic, TopicInfo, TopicName,
+    Batch, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Result, Revision,
+    StartAt, Stored, Topic, TopicInfo, TopicName,
 };
 use tokio::time::Instant;
 
@@ -38,9 +38,6 @@ impl Shared {
 
     fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Result<Published> {
         self.check_open()?;
-        if matches!(options.expected, Some(Expected::LastOfKey(..))) {
-            return Err(unbuilt("expecting something of a key"));
-        }
         let PublishOptions { durability, expected, source } = options;
         source.as_ref().map_or(Ok(()), sources::check)?;
         let log = self.topic(topic)?;
@@ -177,17 +174,27 @@ impl Log for Embedded {
             let mut bytes = 0;
             'blocks: for block in &blocks {
                 offset = offset.max(block.range().start);
-                let Some(mut position) = block.position(offset) else { continue };
-                while let Some((record, next)) = block.record_at(position) {
+                let mut place = block.seek(offset);
+                while let Some(found) = place.and_then(|place| block.next(place)) {
                     if page.messages.len() >= max.max(1) || bytes > READ_BYTES {
                         break 'blocks;
                     }
-                    bytes += record.size();
-                    page.messages.push(Stored { offset, time: block.time(), record });
-                    (offset, position) = (offset + 1, next);
+                    bytes += found.record.size();
+                    offset = found.offset + 1;
+                    place = Some(found.after);
+                    page.messages.push(Stored {
+                        offset: found.offset,
+                        time: found.time,
+                        record: found.record,
+                    });
                 }
+                // Compaction may have left nothing at its end.
+                offset = offset.max(block.range().end);
             }
             page.next = offset;
+            if page.messages.is_empty() && !blocks.is_empty() {
+                continue;
+            }
             let closing = self.shared.closing.load(std::sync::atomic::Ordering::Acquire);
             if !page.messages.is_empty() || closing || tokio::time::timeout_at(deadline, moved).await.is_err()
             {

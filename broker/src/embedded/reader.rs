@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use crossdock_topics::{Order, Record, Subscription, Timestamp};
 
-use super::block::Block;
+use super::block::{Block, Cursor};
 use super::log::{READ_BYTES, Recent, TopicLog};
 use crate::group::{Facts, Fresh, KeyHash};
 
@@ -13,8 +13,8 @@ use crate::group::{Facts, Fresh, KeyHash};
 #[derive(Default)]
 pub(super) struct Reader {
     blocks: VecDeque<Arc<Block>>,
-    /// Where in its block the record of which offset starts.
-    at: Option<(u64, usize)>,
+    /// The place in its block at which to look for which offset.
+    at: Option<(u64, Cursor)>,
     /// Whether what comes next is on the disk only.
     pub(super) is_behind: bool,
 }
@@ -23,9 +23,10 @@ pub(super) struct Reader {
 #[derive(Default)]
 pub(super) struct Peeked {
     pub(super) fresh: Vec<Fresh>,
-    pub(super) records: Vec<(Timestamp, Record)>,
-    /// The position in its block after each.
-    ends: Vec<usize>,
+    /// The message, and when it was stored, for each of the fresh ones but those that stand for a gap.
+    pub(super) records: Vec<(u64, Timestamp, Record)>,
+    /// The place in its block after each of the fresh ones.
+    ends: Vec<Option<Cursor>>,
 }
 
 /// What of a definition decides what is read of a message.
@@ -92,7 +93,7 @@ impl Reader {
             self.blocks.pop_front();
         }
         let mut index = 0;
-        while peeked.records.len() < max && bytes > 0 {
+        while peeked.fresh.len() < max && bytes > 0 {
             let Some(block) = self.blocks.get(index) else {
                 match log.recent(offset, READ_BYTES) {
                     Recent::Blocks(blocks) => {
@@ -109,18 +110,25 @@ impl Reader {
                 self.blocks.truncate(index);
                 continue;
             }
-            // The remembered position is in the block of the message before it.
+            // The remembered place is in the block of the message before it.
             let known = self.at.filter(|(at, _)| *at == offset && offset > block.range().start);
-            let known = known.map(|(_, position)| position).or_else(|| block.position(offset));
-            let Some(mut position) = known else { break };
-            while peeked.records.len() < max && bytes > 0 {
-                let Some((record, after)) = block.record_at(position) else { break };
-                bytes = bytes.saturating_sub(record.size());
-                peeked.fresh.push(regard.fresh(offset, &record));
-                peeked.records.push((block.time(), record));
-                peeked.ends.push(after);
-                position = after;
-                offset += 1;
+            let mut place = known.map(|(_, place)| place).or_else(|| block.seek(offset));
+            while peeked.fresh.len() < max && bytes > 0 {
+                let Some(found) = place.and_then(|place| block.next(place)) else {
+                    // Compaction may have left nothing at the end of a block.
+                    if offset < block.range().end {
+                        offset = block.range().end;
+                        peeked.fresh.push(Fresh::gap(offset - 1));
+                        peeked.ends.push(None);
+                    }
+                    break;
+                };
+                bytes = bytes.saturating_sub(found.record.size());
+                peeked.fresh.push(regard.fresh(found.offset, &found.record));
+                peeked.records.push((found.offset, found.time, found.record));
+                peeked.ends.push(Some(found.after));
+                place = Some(found.after);
+                offset = found.offset + 1;
             }
             index += 1;
         }
@@ -128,8 +136,8 @@ impl Reader {
 
     /// The group has looked at the first so many of what was read, and `next` comes next.
     pub(super) fn pass(&mut self, peeked: &Peeked, passed: usize, next: u64) {
-        if let Some(position) = passed.checked_sub(1).and_then(|last| peeked.ends.get(last)) {
-            self.at = Some((next, *position));
+        if let Some(place) = passed.checked_sub(1).and_then(|last| peeked.ends.get(last)) {
+            self.at = place.map(|place| (next, place));
         }
     }
 }

@@ -11,6 +11,7 @@ use super::block::Block;
 use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
+use super::newest::Newest;
 use super::reader::Regard;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::subscription::SubscriptionState;
@@ -158,6 +159,14 @@ fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result
     // All may have been trimmed: the numbers go on where they were.
     let next = next.unwrap_or(0).max(head);
     let log = TopicLog::new(id, topic, revision, head, segments, next, last);
+    if log.definition().0.retention.compact {
+        let unwritten = Default::default();
+        let mut writing = log.writing.lock();
+        writing.newest = match database.get("default", &keys::compact(id))? {
+            Some(_) => Newest::Ready { unwritten },
+            None => Newest::Building { until: writing.next, unwritten },
+        };
+    }
     let prefix = keys::sources(id);
     database.scan("default", &prefix, &prefix, |key, value| {
         let name = key[prefix.len()..].try_into().map_err(|_| damaged("a publisher"))?;
@@ -208,8 +217,8 @@ fn read_facts(
         if near.as_ref().is_none_or(|block| block.range().end <= offset) {
             near = log.load(database, offset, 0)?.into_iter().next();
         }
-        if let Some(record) = near.as_ref().and_then(|block| block.record(offset)) {
-            saved.facts.insert(offset, regard.facts(&record));
+        if let Some(found) = near.as_ref().and_then(|block| block.find(offset)) {
+            saved.facts.insert(offset, regard.facts(&found.record));
         }
     }
     Ok(())

@@ -260,6 +260,19 @@ impl SubscriptionState {
         self.inner.lock().members.apply(log.id, Event::Trimmed(head), now, &self.listing);
     }
 
+    /// Compaction took out these messages, in order: what is kept of them as dead letters goes too. Others that are
+    /// not settled are found to be gone when their turn comes.
+    pub(super) fn compacted(&self, log: &TopicLog, removed: &[u64], now: Timestamp) {
+        let (Some(first), Some(last)) = (removed.first(), removed.last()) else { return };
+        let mut inner = self.inner.lock();
+        let Some(member) = inner.members.get(log.id) else { return };
+        let dead = member.group.dead_after(first.checked_sub(1)).take_while(|offset| offset <= last);
+        let gone: Vec<u64> = dead.filter(|offset| removed.binary_search(offset).is_ok()).collect();
+        for offset in gone {
+            inner.members.apply(log.id, Event::Discard(offset), now, &self.listing);
+        }
+    }
+
     /// The first offset of a topic that is still needed, and what for.
     pub(super) fn needs(&self, log: &TopicLog) -> Option<(u64, &'static str)> {
         let inner = self.inner.lock();

@@ -10,6 +10,7 @@ use std::time::Duration;
 use crossdock_topics::Durability;
 
 use super::Shared;
+use super::block::Block;
 use super::database::Database;
 use super::log::TopicLog;
 use super::writer::Effect;
@@ -58,7 +59,7 @@ pub(super) fn abandon(shared: &Shared) {
 fn reveal(
     shared: &Shared,
     recent: &mut Recent,
-    blocks: Vec<(Arc<TopicLog>, Vec<Arc<super::block::Block>>)>,
+    blocks: Vec<(Arc<TopicLog>, Vec<Arc<Block>>)>,
     effects: Vec<Effect>,
 ) {
     for effect in effects {
@@ -89,26 +90,28 @@ fn reveal(
     for (log, blocks) in blocks {
         log.advance(&blocks);
         for block in &blocks {
-            recent.add(&log, block.memory());
+            recent.add(&log, block);
         }
     }
 }
 
 /// The blocks that are in memory, of all topics together, oldest first.
 struct Recent {
-    order: VecDeque<Arc<TopicLog>>,
+    /// Each with where it ends and the memory it takes.
+    order: VecDeque<(Arc<TopicLog>, u64, usize)>,
     bytes: usize,
     limit: usize,
 }
 
 impl Recent {
-    fn add(&mut self, log: &Arc<TopicLog>, bytes: usize) {
-        self.order.push_back(log.clone());
-        self.bytes += bytes;
+    fn add(&mut self, log: &Arc<TopicLog>, block: &Block) {
+        self.order.push_back((log.clone(), block.range().end, block.memory()));
+        self.bytes += block.memory();
         while self.bytes > self.limit
-            && let Some(oldest) = self.order.pop_front()
+            && let Some((log, end, bytes)) = self.order.pop_front()
         {
-            self.bytes = self.bytes.saturating_sub(oldest.evict());
+            log.evict(end);
+            self.bytes -= bytes;
         }
     }
 }

@@ -222,8 +222,7 @@ impl Taking<'_> {
     /// Collects what is delivered and keeps what is to be persisted.
     fn carry_out(&mut self, member: &mut Member, actions: &mut Vec<Action>, peeked: &mut Peeked) {
         // What is delivered of the fresh ones comes in their order.
-        let mut records =
-            peeked.fresh.iter().map(|message| message.offset).zip(peeked.records.drain(..)).peekable();
+        let mut records = peeked.records.drain(..).peekable();
         for action in actions.drain(..) {
             let (offset, token, attempt, deliveries) = match action {
                 Action::Deliver { offset, token, attempt, deliveries } => {
@@ -240,9 +239,9 @@ impl Taking<'_> {
             };
             self.left -= 1;
             let id = DeliveryId { log: member.log.id, offset, token };
-            while records.next_if(|(at, _)| *at < offset).is_some() {}
-            match records.next_if(|(at, _)| *at == offset) {
-                Some((_, (time, record))) => {
+            while records.next_if(|(at, ..)| *at < offset).is_some() {}
+            match records.next_if(|(at, ..)| *at == offset) {
+                Some((_, time, record)) => {
                     self.bytes = self.bytes.saturating_sub(record.size());
                     let topic = member.log.name.clone();
                     self.taken.deliveries.push(Delivery {

@@ -6,6 +6,7 @@
 //! nothing of this or later passes is ever acknowledged or seen.
 
 mod appends;
+mod compaction;
 mod definitions;
 mod leases;
 mod operations;
@@ -28,6 +29,7 @@ pub(super) use operations::Operation;
 
 use super::Shared;
 use super::block::Block;
+use super::compactor::{FoundKeys, Rewrite};
 use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
@@ -81,6 +83,18 @@ pub(super) enum Command {
     },
     DeleteTopic {
         name: TopicName,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    CloseSegment {
+        log: Arc<TopicLog>,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    Rewrite {
+        rewrite: Box<Rewrite>,
+        answer: oneshot::Sender<Result<()>>,
+    },
+    FoundKeys {
+        keys: Box<FoundKeys>,
         answer: oneshot::Sender<Result<()>>,
     },
     Purge {
@@ -360,6 +374,18 @@ impl Writer {
                 let result = self.delete_topic(&name);
                 self.pass.answers.push(Answer::Done(answer, result));
             }
+            Command::CloseSegment { log, answer } => {
+                self.close_segment(&log);
+                self.pass.answers.push(Answer::Done(answer, Ok(())));
+            }
+            Command::Rewrite { rewrite, answer } => {
+                let result = self.rewrite(*rewrite);
+                self.pass.answers.push(Answer::Done(answer, result));
+            }
+            Command::FoundKeys { keys, answer } => {
+                let result = self.found_keys(&keys);
+                self.pass.answers.push(Answer::Done(answer, result));
+            }
             Command::Purge { name, before, answer } => {
                 // What is dropped is looked up in the log, which must have what came before this.
                 self.commit();
@@ -423,6 +449,9 @@ impl Writer {
             Command::Purge { answer, .. } => Answer::Offset(answer, Err(failure())),
             Command::DeleteTopic { answer, .. }
             | Command::DeleteSubscription { answer, .. }
+            | Command::CloseSegment { answer, .. }
+            | Command::Rewrite { answer, .. }
+            | Command::FoundKeys { answer, .. }
             | Command::KeepAlive { answer, .. }
             | Command::Revoke { answer, .. } => Answer::Done(answer, Err(failure())),
         };
@@ -548,6 +577,7 @@ impl Writer {
             let mut writing = log.writing.lock();
             let (blocks, segments) = writing.finish();
             result = result.and(writing.sources.write(log.id, &mut self.batch));
+            writing.newest.write(log.id, &mut self.batch, &self.database);
             log.set_bytes(writing.segments.bytes());
             drop(writing);
             let family = self.database.family("log");

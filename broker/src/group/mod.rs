@@ -57,6 +57,14 @@ pub struct Fresh {
     pub facts: Facts,
 }
 
+impl Fresh {
+    /// Stands for the offsets up to this one of which the log holds no message any more.
+    #[must_use]
+    pub fn gap(offset: u64) -> Self {
+        Self { offset, expires_at: None, deliver_at: None, skip: true, facts: Facts::default() }
+    }
+}
+
 /// What a group remembers of a message that is set aside.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Facts {

@@ -99,6 +99,19 @@ macro_rules! conformance_cases {
                 a_restart_does_not_bring_it_back,
                 a_name_is_used_again_under_load,
             ]
+            compaction: [
+                only_the_newest_of_each_key_stays,
+                readers_pass_over_the_gaps,
+                a_gap_at_the_end_holds_nobody_up,
+                what_a_subscription_needs_stays,
+                a_topic_can_say_that_nobody_is_asked,
+                it_can_be_switched_on_and_off,
+                a_restart_changes_nothing_of_it,
+                much_of_it_under_load,
+                an_append_can_expect_the_newest_of_a_key,
+                of_many_who_race_for_a_key_one_wins,
+                keys_are_known_of_what_was_there_before,
+            ]
             retention: [
                 by_number,
                 by_size,

@@ -11,6 +11,7 @@
 mod at_least_once;
 mod backpressure;
 mod closing;
+mod compaction;
 mod competing;
 mod dead_letters;
 mod due;

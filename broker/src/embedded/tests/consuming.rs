@@ -131,17 +131,22 @@ fn blocks_that_come_late_move_no_place() {
 }
 
 #[test]
-fn retention_between_two_looks_at_the_disk_is_no_hole() {
+fn damage_on_the_disk_is_named_with_its_place() {
     let folder = tempfile::tempdir().unwrap();
     let database = Database::open(&EmbeddedOptions::new(folder.path())).unwrap();
     let mut batch = rocksdb::WriteBatch::default();
-    for offsets in [0..2, 4..6] {
-        batch.put_cf(database.family("log"), keys::log(1, offsets.start), block(offsets).0);
+    let mut flipped = block(9..10).0.to_vec();
+    flipped[20] ^= 1;
+    for (at, value) in [(0, block(0..2).0), (4, block(4..6).0), (6, block(7..9).0), (9, flipped.into())] {
+        batch.put_cf(database.family("log"), keys::log(1, at), value);
     }
     database.write(batch).unwrap();
-    let log = log(6, 0);
-    assert!(log.load(&database, 0, READ_BYTES).unwrap_err().message.contains("hole"));
-    log.set_head(4);
-    let blocks = log.load(&database, 0, READ_BYTES).unwrap();
-    assert!(blocks.len() == 1 && blocks[0].range() == (0..2));
+    let log = log(10, 0);
+    let told = |offset| log.load(&database, offset, READ_BYTES).unwrap_err().to_string();
+    assert!(told(0).contains("topic t has a hole in its log before offset 4"), "{}", told(0));
+    assert!(told(4).contains("lies in another one's place (topic t, at offset 6)"), "{}", told(4));
+    assert!(told(9).contains("checksum does not match (topic t, at offset 9)"), "{}", told(9));
+    // What retention has dropped from the front is no hole.
+    let blocks = log.load(&database, 3, 0).unwrap();
+    assert!(blocks.len() == 1 && blocks[0].range() == (4..6));
 }

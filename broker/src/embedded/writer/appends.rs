@@ -5,6 +5,7 @@ use std::sync::Arc;
 use crossdock_topics::{Batch, Durability, Error, ErrorCode, Expected, Receipts, Result, Source, Timestamp};
 
 use super::Writer;
+use super::compaction::unknown_keys;
 use crate::embedded::log::TopicLog;
 use crate::embedded::sources::{MAX_PUBLISHERS, Turn};
 
@@ -46,8 +47,18 @@ impl Writer {
                     ));
                 }
             }
-            Some(Expected::LastOfKey(..)) => {
-                return Err(Error::internal("expecting something of a key is not built yet"));
+            Some(Expected::LastOfKey(key, wanted)) => {
+                let writing = log.writing.lock();
+                if let Some(error) = unknown_keys(log, &writing.newest) {
+                    return Err(error);
+                }
+                let found = writing.newest.find(log.id, key.as_bytes(), &self.database)?;
+                // What has been dropped is not there.
+                let found = found.filter(|offset| *offset >= log.head());
+                if found != *wanted {
+                    let what = format!("the newest message of key {key} in topic {}", log.name);
+                    return Err(unexpected(&what, found, *wanted));
+                }
             }
         }
         self.append(log, batch, durability)

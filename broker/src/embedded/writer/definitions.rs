@@ -33,6 +33,7 @@ impl Writer {
             }
             let revision = self.put_key(key, value, None);
             log.redefine(topic, revision);
+            self.follow_keys(&log);
             return Ok(revision);
         }
         self.numbers.topic += 1;
@@ -40,6 +41,7 @@ impl Writer {
         self.batch.put(keys::topic(name.as_str()), id.to_be_bytes());
         let revision = self.put_key(key, value, None);
         let log = Arc::new(TopicLog::new(id, topic, revision, 0, Segments::default(), 0, Timestamp(0)));
+        self.follow_keys(&log);
         self.topics.insert(name.clone(), log.clone());
         for subscription in self.subscriptions.values().cloned().collect::<Vec<_>>() {
             let (definition, _) = subscription.definition();
@@ -76,6 +78,12 @@ impl Writer {
         self.batch.delete(keys::topic(name.as_str()));
         self.batch.delete(keys::head(log.id));
         self.batch.delete_range(keys::sources(log.id), keys::sources(log.id + 1));
+        self.batch.delete(keys::compact(log.id));
+        self.batch.delete_range_cf(
+            self.database.family("keys"),
+            keys::newest(log.id, b""),
+            keys::newest(log.id + 1, b""),
+        );
         for family in ["log", "segments"] {
             let family = self.database.family(family);
             self.batch.delete_range_cf(family, keys::log(log.id, 0), keys::log(log.id, u64::MAX));

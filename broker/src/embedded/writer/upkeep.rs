@@ -90,9 +90,7 @@ impl Writer {
         }
 
         let visible = log.tail();
-        let next = writing.next;
-        let excess =
-            writing.segments.excess(&due, self.now, next, |part| log.facts(database, part))?.min(visible);
+        let excess = writing.segments.excess(&due, self.now, |part| log.facts(database, part))?.min(visible);
         let excess = excess.max(writing.excess);
         writing.excess = excess;
         let mut target = excess;
