@@ -227,6 +227,7 @@ impl<'a> Connection<'a> {
         }
         !state.lanes.is_waiting()
             && state.waiting.values().all(|waiting| matches!(waiting, Waiting::Nobody(_)))
+            && state.callers.is_empty()
             && self.link.consumers.is_empty()
             && self.pipe.output.is_empty()
     }
@@ -276,8 +277,9 @@ impl<'a> Connection<'a> {
             }
             ToClient::Abandoned { id } => drop(self.link.state.lock().callers.remove(&id)),
             ToClient::Request { id, serving, .. } => {
-                let (caller, responder, replying) = Caller::new();
                 let mut state = self.link.state.lock();
+                state.ids += 1;
+                let (caller, responder, replying) = Caller::new(state.ids);
                 if let Some(Waiting::Flow(sender)) = state.waiting.get(&serving) {
                     let _ = sender.send(Flowing::Request(Answer { header, payload }, responder, replying));
                     state.callers.insert(id, caller);

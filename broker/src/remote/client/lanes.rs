@@ -201,6 +201,9 @@ impl Lanes {
         {
             let Some(lane) = self.lanes.get_mut(&topic) else { continue };
             lane.is_ready = false;
+            if lane.forgotten {
+                continue; // offered again when all have come back
+            }
             let Some(mut parcel) = lane.open.pop_front() else { continue };
             *ids += 1;
             parcel.id = *ids;

@@ -7,8 +7,8 @@ use std::task::Poll;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossdock_topics::{Error, ErrorCode, Health, Reply, Responder, Result};
-use crossdock_wire::session::{ToClient, ToServer};
+use crossdock_topics::{Error, ErrorCode, Health, Record, Reply, Responder, Result};
+use crossdock_wire::session::{ToClient, ToServer, WireError};
 use futures::task::AtomicWaker;
 use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
@@ -47,6 +47,8 @@ pub(super) enum Flowing {
 
 /// Where the reply to a request comes out, for as long as its caller waits.
 pub(super) struct Replying {
+    /// Names the request among those of all connections.
+    pub(super) number: u64,
     slot: Slot,
     gone: oneshot::Receiver<()>,
 }
@@ -56,17 +58,18 @@ type Slot = Arc<Mutex<Option<oneshot::Receiver<Reply>>>>;
 
 /// The caller of a request; it is gone when this is dropped.
 pub(super) struct Caller {
+    number: u64,
     slot: Slot,
     _gone: oneshot::Sender<()>,
 }
 
 impl Caller {
     /// A caller, the way back to it, and where its reply comes out.
-    pub(super) fn new() -> (Self, Responder, Replying) {
+    pub(super) fn new(number: u64) -> (Self, Responder, Replying) {
         let (responder, reply) = Responder::pair();
         let (sender, gone) = oneshot::channel();
         let slot = Arc::new(Mutex::new(Some(reply)));
-        (Self { slot: slot.clone(), _gone: sender }, responder, Replying { slot, gone })
+        (Self { number, slot: slot.clone(), _gone: sender }, responder, Replying { number, slot, gone })
     }
 }
 
@@ -316,6 +319,24 @@ impl Link {
         if status.up || status.settling {
             // What cannot be sent is too large for a frame, and nothing without an answer is.
             let _ = add(&mut self.state.lock(), header, payload);
+            self.driver.wake();
+        }
+    }
+
+    /// Sends the reply to a request, if its caller still waits.
+    pub(super) fn reply(&self, id: u64, number: u64, answer: Reply) {
+        let packed = answer.and_then(|message| Record::of(&message));
+        let (error, payload) = match packed {
+            Ok(record) => (None, record.as_bytes().clone()),
+            Err(error) => (Some(WireError::from(&error)), Bytes::new()),
+        };
+        let mut state = self.state.lock();
+        // Another connection may have brought a request with the same id.
+        if state.callers.get(&id).is_some_and(|caller| caller.number == number) {
+            state.callers.remove(&id);
+            // It fits: messages are smaller than the largest payload.
+            let _ = add(&mut state, &ToServer::Reply { id, error, outputs: Vec::new() }, payload);
+            drop(state);
             self.driver.wake();
         }
     }

@@ -10,8 +10,6 @@ mod requests;
 mod serving;
 mod store;
 mod subscriptions;
-#[cfg(test)]
-mod tests;
 
 use std::sync::Arc;
 

@@ -7,7 +7,7 @@ use crossdock_access::Credentials;
 use crossdock_topics::{Error, Result};
 
 /// The port that is meant when a URL names none.
-pub const DEFAULT_PORT: u16 = 7700;
+pub const DEFAULT_PORT: u16 = 7402;
 
 /// How a broker elsewhere is reached. The sizes bound what this process holds for it.
 #[derive(Clone, Debug)]
@@ -76,7 +76,7 @@ impl Address {
     fn parse(url: &str) -> Result<Self> {
         let wrong = || {
             Error::invalid(format!("{url:?} is not the address of a broker"))
-                .hint("write it like crossdock://broker.example:7700, or crossdocks:// with TLS")
+                .hint("write it like crossdock://broker.example:7402, or crossdocks:// with TLS")
         };
         let (tls, rest) = match url.split_once("://") {
             Some(("crossdock", rest)) => (false, rest),
@@ -114,9 +114,9 @@ mod tests {
     fn addresses_are_read_and_shown() {
         for (url, shown) in [
             ("crossdock://localhost:7701", "crossdock://localhost:7701"),
-            ("crossdocks://broker.example", "crossdocks://broker.example:7700"),
+            ("crossdocks://broker.example", "crossdocks://broker.example:7402"),
             ("crossdock://[::1]:9/", "crossdock://[::1]:9"),
-            ("crossdock://[::1]", "crossdock://[::1]:7700"),
+            ("crossdock://[::1]", "crossdock://[::1]:7402"),
             ("crossdock://10.0.0.1:1", "crossdock://10.0.0.1:1"),
         ] {
             assert_eq!(RemoteOptions::new(url).unwrap().address.to_string(), shown);

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use crossdock_topics::{Error, ErrorCode, Record, Reply, Request, Responder, Result, ServiceName};
-use crossdock_wire::session::{ToClient, ToServer, WireError};
+use crossdock_wire::session::{ToClient, ToServer};
 use futures::StreamExt;
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
@@ -59,11 +59,12 @@ struct Serving {
     places: Vec<OwnedPermit<Request>>,
 }
 
-/// A request's number, and its answer if the caller still waits.
-type Answered = BoxFuture<'static, (u64, Option<Reply>)>;
+/// A request, as the server and as this side number it, and its answer if the caller still waits.
+type Answered = BoxFuture<'static, (u64, u64, Option<Reply>)>;
 
 impl Serving {
-    async fn go_on(mut self, link: Arc<Link>, mut flow: Flow) {
+    async fn go_on(mut self, link: Arc<Link>, flow: Flow) {
+        let mut flow = Some(flow);
         let mut answers: FuturesUnordered<Answered> = FuturesUnordered::new();
         let (closing, mut freed) = (self.sender.clone(), Box::pin(self.sender.clone().reserve_owned()));
         loop {
@@ -73,58 +74,54 @@ impl Serving {
                 // A place is free again: that is credit for another request.
                 Ok(place) = &mut freed => {
                     self.places.push(place);
-                    link.tell(&ToServer::Credit { id: flow.id, messages: 1, bytes: 0 }, Bytes::new());
+                    if let Some(flow) = &flow {
+                        link.tell(&ToServer::Credit { id: flow.id, messages: 1, bytes: 0 }, Bytes::new());
+                    }
                     freed = Box::pin(self.sender.clone().reserve_owned());
                 }
-                Some((request, answer)) = answers.next() => {
+                Some((request, number, answer)) = answers.next() => {
                     if let Some(answer) = answer {
-                        reply(&link, request, answer);
+                        link.reply(request, number, answer);
                     }
                 }
-                flowing = flow.receiver.recv() => match flowing {
+                flowing = next(&mut flow) => match flowing {
                     Some(Flowing::Request(request, responder, replying)) => {
-                        if let Some(answered) = self.take(&link, request, responder, replying) {
-                            answers.push(answered);
-                        }
+                        answers.extend(self.take(&link, request, responder, replying));
                     }
                     Some(Flowing::Answer(_)) => {}
                     Some(Flowing::Ended(Err(error))) if error.code != ErrorCode::Unavailable => {
                         tracing::warn!(service = %self.service, %error, "the service is not served any more");
                         break;
                     }
-                    Some(Flowing::Ended(_)) | None => {
-                        // Whoever asked over the lost connection has been told.
-                        answers.clear();
-                        match self.open_again(&link, &closing).await {
-                            Some(again) => flow = again,
-                            None => break,
-                        }
-                    }
+                    // The connection is gone, or about to go; then what has been asked is still answered.
+                    Some(Flowing::Ended(_)) | None => flow = None,
+                },
+                opened = self.open_again(&link), if flow.is_none() => match opened {
+                    Some(opened) => flow = Some(opened),
+                    None => break,
                 },
             }
         }
-        // Requests that nobody here takes any more are refused, or handed on by their callers.
-        drop((self.places, freed));
-        answers.clear();
+        // Those whose requests nobody takes any more are told that the service went away.
+        drop((self, freed));
+        while let Some((request, number, answer)) = answers.next().await {
+            if let Some(answer) = answer {
+                link.reply(request, number, answer);
+            }
+        }
     }
 
-    async fn open_again(&self, link: &Arc<Link>, closing: &mpsc::Sender<Request>) -> Option<Flow> {
-        let opening = async {
-            loop {
-                link.connected_within(Duration::MAX).await.ok()?;
-                match open(link, self).await {
-                    Ok(flow) => return Some(flow),
-                    Err(Trouble::Lost) => {}
-                    Err(Trouble::Failed(error)) => {
-                        tracing::warn!(service = %self.service, %error, "the service could not be served again");
-                        return None;
-                    }
+    async fn open_again(&self, link: &Arc<Link>) -> Option<Flow> {
+        loop {
+            link.connected_within(Duration::MAX).await.ok()?;
+            match open(link, self).await {
+                Ok(flow) => return Some(flow),
+                Err(Trouble::Lost) => {}
+                Err(Trouble::Failed(error)) => {
+                    tracing::warn!(service = %self.service, %error, "the service could not be served again");
+                    return None;
                 }
             }
-        };
-        tokio::select! {
-            opened = opening => opened,
-            () = closing.closed() => None,
         }
     }
 
@@ -140,26 +137,25 @@ impl Serving {
         let message = match Record::from_packed(asked.payload) {
             Ok(record) => record.to_message(),
             Err(error) => {
-                reply(link, id, Err(error));
+                link.reply(id, replying.number, Err(error));
                 return None;
             }
         };
         let Some(place) = self.places.pop() else {
             // More than there was credit for.
-            reply(link, id, Err(Error::new(ErrorCode::Overloaded, "more requests than were asked for")));
+            let error = Error::new(ErrorCode::Overloaded, "more requests than were asked for");
+            link.reply(id, replying.number, Err(error));
             return None;
         };
         let deadline = Instant::now() + Duration::from_millis(budget_ms).min(super::log::LONGEST_WAIT);
         place.send(Request { message, deadline, responder });
-        Some(Box::pin(async move { (id, replying.reply().await) }))
+        Some(Box::pin(async move { (id, replying.number, replying.reply().await) }))
     }
 }
 
-fn reply(link: &Link, id: u64, answer: Reply) {
-    let packed = answer.and_then(|message| Record::of(&message));
-    let (error, payload) = match packed {
-        Ok(record) => (None, record.as_bytes().clone()),
-        Err(error) => (Some(WireError::from(&error)), Bytes::new()),
-    };
-    link.tell(&ToServer::Reply { id, error, outputs: Vec::new() }, payload);
+async fn next(flow: &mut Option<Flow>) -> Option<Flowing> {
+    match flow {
+        Some(flow) => flow.receiver.recv().await,
+        None => std::future::pending().await,
+    }
 }

@@ -7,6 +7,7 @@ use crossdock_topics::{Error, LeaseId, Record, Result};
 use crossdock_wire::session::{Call, Letter, ToServer, Written};
 use serde::Serialize;
 use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
 
 use super::consume::Desk;
 use super::frames;
@@ -23,11 +24,11 @@ impl Session {
         match header {
             ToServer::Invoke { id, service, timeout_ms } => {
                 let desk = self.desk();
-                self.run(id, None, |cancelled| async move {
+                self.run(id, None, |mut stop| async move {
                     let timeout = Duration::from_millis(timeout_ms);
                     let answer = tokio::select! {
                         answer = desk.invoke(id, &service, timeout, payload) => answer,
-                        _ = cancelled => Err(cancel()),
+                        () = stop.cancelled() => Err(cancel()),
                     };
                     Answered::from(id, answer)
                 });
@@ -36,10 +37,11 @@ impl Session {
             ToServer::Reply { id, error, outputs } => self.reply(id, error, outputs, payload),
             ToServer::Call { id, json } => {
                 let (desk, flowing) = (self.desk(), self.flowing.clone());
-                self.run(id, None, |cancelled| async move {
+                self.run(id, None, |mut stop| async move {
+                    let drain = stop.drain.clone();
                     let answer = tokio::select! {
-                        answer = desk.call(id, json, payload, flowing) => answer,
-                        _ = cancelled => Err(cancel()),
+                        answer = desk.call(id, json, payload, flowing, drain) => answer,
+                        () = stop.cancelled() => Err(cancel()),
                     };
                     Answered::from(id, answer)
                 });
@@ -67,6 +69,7 @@ impl Desk {
         json: u32,
         mut payload: Bytes,
         flowing: mpsc::Sender<Flowing>,
+        drain: CancellationToken,
     ) -> Result<Pieces> {
         if json as usize > payload.len() {
             return Err(Error::invalid("the JSON is longer than the payload"));
@@ -159,7 +162,11 @@ impl Desk {
             }
             Call::Delete { key, expect } => answer(id, &broker.delete(&key, expect).await?),
             Call::List { prefix } => self.list(id, &prefix).await?,
-            Call::Watch { prefix, after } => self.watch(id, &prefix, after, flowing).await?,
+            Call::Watch { prefix, after } => tokio::select! {
+                ended = self.watch(id, &prefix, after, flowing) => ended?,
+                // Not its end: it can go on elsewhere.
+                () = drain.cancelled() => return Err(cancel()),
+            },
             Call::Grant { ttl_ms } => answer(id, &broker.grant(Duration::from_millis(ttl_ms)).await?.0),
             Call::KeepAlive { lease } => answer(id, &broker.keep_alive(LeaseId(lease)).await?),
             Call::Revoke { lease } => answer(id, &broker.revoke(LeaseId(lease)).await?),

@@ -12,11 +12,12 @@ use crossdock_wire::session::{
     self, MAX_DELIVERIES, OutcomeRange, Outputs, PageRun, Ranges, ToClient, ToServer,
 };
 use parking_lot::Mutex;
-use tokio::sync::{Notify, mpsc, oneshot};
+use tokio::sync::{Notify, mpsc};
+use tokio_util::sync::CancellationToken;
 
 use super::frames;
 use super::gate::Gate;
-use super::session::{Answered, Flowing, Joined, Session};
+use super::session::{Answered, Flowing, Joined, Session, Stop};
 use crate::remote::pieces::Pieces;
 
 /// The most bytes of messages in one frame, but for the last message of it.
@@ -87,8 +88,8 @@ impl Session {
         let desk = self.desk();
         match header {
             ToServer::Read { id, topic, place, value, max, wait_ms } => {
-                self.run(id, None, |cancelled| async move {
-                    let read = desk.read(id, &topic, (place, value), max, wait_ms, cancelled);
+                self.run(id, None, |stop| async move {
+                    let read = desk.read(id, &topic, (place, value), max, wait_ms, stop);
                     Answered::from(id, read.await)
                 });
             }
@@ -101,19 +102,23 @@ impl Session {
                     wait: Duration::from_millis(wait_ms),
                     lease: lease_ms.map(Duration::from_millis),
                 };
-                self.run(id, None, |cancelled| desk.fetch(id, subscription, fetch, cancelled));
+                self.run(id, None, |stop| desk.fetch(id, subscription, fetch, stop));
             }
             ToServer::Consume { id, subscription, messages, bytes, lease_ms } => {
                 let credit = Arc::new(Credit::new(messages, bytes));
                 let lease = lease_ms.map(Duration::from_millis);
                 let flowing = self.flowing.clone();
-                self.run(id, Some(credit.clone()), |cancelled| async move {
-                    let flow = desk.consume(id, &subscription, &credit, lease, flowing);
+                self.run(id, Some(credit.clone()), |mut stop| async move {
+                    let drain = stop.drain.clone();
                     let ended = tokio::select! {
-                        ended = flow => ended,
-                        _ = cancelled => Ok(()),
+                        ended = desk.consume(id, &subscription, &credit, lease, flowing, drain) => ended.map(Some),
+                        () = stop.cancelled() => Ok(None),
                     };
-                    Answered::from(id, ended.map(|()| frames::plain(&ToClient::End { id })))
+                    match ended {
+                        // It stays until it leaves or the connection ends, so that it can settle what it holds.
+                        Ok(joined) => Answered { joined, ..Answered::new(id, frames::plain(&ToClient::End { id })) },
+                        Err(error) => Answered::from(id, Err(error)),
+                    }
                 });
             }
             ToServer::Settle { id, subscription, outcomes, outputs, by } => {
@@ -141,7 +146,7 @@ impl Desk {
         (place, value): (u8, i64),
         max: u32,
         wait_ms: u64,
-        cancelled: oneshot::Receiver<()>,
+        mut stop: Stop,
     ) -> Result<Pieces> {
         let topic: TopicName = topic.parse()?;
         self.gate.read(&topic)?;
@@ -151,7 +156,7 @@ impl Desk {
         let reading = self.broker.read(&topic, from, max, Duration::from_millis(wait_ms));
         let page = tokio::select! {
             page = reading => page?,
-            _ = cancelled => Page { messages: Vec::new(), next: 0 },
+            () = stop.ended() => Page { messages: Vec::new(), next: 0 },
         };
         let (mut runs, mut run) = (Vec::new(), Pieces::default());
         for stored in &page.messages {
@@ -177,13 +182,7 @@ impl Desk {
         }
     }
 
-    async fn fetch(
-        self,
-        id: u64,
-        subscription: String,
-        fetch: Fetch,
-        cancelled: oneshot::Receiver<()>,
-    ) -> Answered {
+    async fn fetch(self, id: u64, subscription: String, fetch: Fetch, mut stop: Stop) -> Answered {
         let alone = fetch.consumer.is_none();
         let fetching = async {
             let subscription = self.gate.consume(&*self.broker, &subscription).await?;
@@ -191,9 +190,10 @@ impl Desk {
             Ok((subscription, deliveries))
         };
         let fetched: Result<(SubscriptionName, Vec<Delivery>)> = tokio::select! {
-            fetched = fetching => fetched,
+            biased;
             // What was not taken yet is not taken.
-            _ = cancelled => return Answered::new(id, frames::deliveries(id, &[], false)),
+            () = stop.ended() => return Answered::new(id, frames::deliveries(id, &[], false)),
+            fetched = fetching => fetched,
         };
         match fetched {
             Ok((subscription, deliveries)) => {
@@ -209,7 +209,7 @@ impl Desk {
         }
     }
 
-    /// Delivers as long as there is credit; the consumer leaves when this is dropped.
+    /// Delivers as long as there is credit; the consumer leaves when this is dropped. Drained, it gives the consumer.
     async fn consume(
         &self,
         id: u64,
@@ -217,14 +217,18 @@ impl Desk {
         credit: &Credit,
         lease: Option<Duration>,
         flowing: mpsc::Sender<Flowing>,
-    ) -> Result<()> {
+        drain: CancellationToken,
+    ) -> Result<Joined> {
         let joined = self.enter(subscription).await?;
         let begun = frames::plain(&ToClient::Joined { id, consumer: joined.consumer.0 });
         if flowing.send(Flowing { pieces: begun, deliveries: 0 }).await.is_err() {
-            return Ok(());
+            return Ok(joined);
         }
         loop {
-            let (messages, bytes) = credit.some().await;
+            let (messages, bytes) = tokio::select! {
+                credit = credit.some() => credit,
+                () = drain.cancelled() => return Ok(joined),
+            };
             let fetch = Fetch {
                 consumer: Some(joined.consumer),
                 max: usize::try_from(messages).unwrap_or(usize::MAX).min(MAX_DELIVERIES),
@@ -232,7 +236,11 @@ impl Desk {
                 wait: WAIT,
                 lease,
             };
-            let deliveries = self.broker.fetch(&joined.subscription, fetch).await?;
+            let deliveries = tokio::select! {
+                biased;
+                () = drain.cancelled() => return Ok(joined),
+                deliveries = self.broker.fetch(&joined.subscription, fetch) => deliveries?,
+            };
             if deliveries.is_empty() {
                 continue;
             }
@@ -241,7 +249,7 @@ impl Desk {
             let pieces = frames::deliveries(id, &deliveries, true);
             // When this is dropped here, leaving gives them back.
             if flowing.send(Flowing { pieces, deliveries: deliveries.len() }).await.is_err() {
-                return Ok(());
+                return Ok(joined);
             }
         }
     }

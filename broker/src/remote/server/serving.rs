@@ -12,6 +12,7 @@ use futures::StreamExt;
 use futures::stream::FuturesUnordered;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 use super::consume::{Credit, Desk};
 use super::frames;
@@ -31,17 +32,21 @@ struct Serving {
     requests: mpsc::UnboundedSender<Request>,
 }
 
-/// Takes a client off the list when it is dropped.
+/// A client's place on the list, and the requests that were placed with it. Dropping it takes the client off.
 struct Listed {
     servings: Servings,
     service: ServiceName,
     serving: Arc<Serving>,
+    placed: mpsc::UnboundedReceiver<Request>,
 }
 
 impl Servings {
-    fn enter(&self, service: &ServiceName, serving: Arc<Serving>) -> Listed {
+    fn enter(&self, service: &ServiceName, credit: Arc<Credit>) -> Listed {
+        // Bounded by the credit.
+        let (requests, placed) = mpsc::unbounded_channel();
+        let serving = Arc::new(Serving { credit, requests });
         self.0.lock().entry(service.clone()).or_default().push(serving.clone());
-        Listed { servings: self.clone(), service: service.clone(), serving }
+        Listed { servings: self.clone(), service: service.clone(), serving, placed }
     }
 
     /// Gives a request to one that has credit: `first`, or any other.
@@ -97,17 +102,19 @@ impl Session {
         let credit = Arc::new(Credit::new(u64::from(capacity), 0));
         let (desk, servings) = (self.desk(), self.server.servings.clone());
         let (replies, flowing) = (self.replies.clone(), self.flowing.clone());
-        self.run(id, Some(credit.clone()), |cancelled| async move {
+        self.run(id, Some(credit.clone()), |mut stop| async move {
+            let drain = stop.drain.clone();
             let serving = async {
                 desk.gate.admin()?;
                 let service: ServiceName = service.parse()?;
                 let requests = desk.broker.serve(&service, PASSING).await?;
-                pass_on(id, &service, requests, servings, credit, replies, flowing).await;
+                let listed = servings.enter(&service, credit);
+                Passing { id, service, replies, flowing }.on(requests, listed, drain).await;
                 Ok(())
             };
             let ended = tokio::select! {
                 ended = serving => ended,
-                _ = cancelled => Ok(()),
+                () = stop.cancelled() => Ok(()),
             };
             Answered::from(id, ended.map(|()| frames::plain(&ToClient::End { id })))
         });
@@ -151,55 +158,70 @@ fn refused(error: &Error) -> Error {
     Error::new(ErrorCode::ServiceFailed, format!("what the service sent is refused: {error}"))
 }
 
-/// Hands requests to a client until there are none any more, and replies to their callers.
-async fn pass_on(
+/// Hands requests to a client.
+struct Passing {
     id: u64,
-    service: &ServiceName,
-    mut requests: mpsc::Receiver<Request>,
-    servings: Servings,
-    credit: Arc<Credit>,
+    service: ServiceName,
     replies: Replies,
     flowing: mpsc::Sender<Flowing>,
-) {
-    // Bounded by the credit.
-    let (sender, mut mine) = mpsc::unbounded_channel();
-    let listed = servings.enter(service, Arc::new(Serving { credit, requests: sender }));
-    let mut waiting = FuturesUnordered::new();
-    let begun = frames::plain(&ToClient::Joined { id, consumer: 0 });
-    if flowing.send(Flowing { pieces: begun, deliveries: 0 }).await.is_err() {
-        return;
-    }
-    loop {
-        tokio::select! {
-            request = requests.recv() => match request {
-                Some(request) => servings.place(service, &listed.serving, request),
-                None => return,
-            },
-            Some(request) = mine.recv() => {
-                let Request { message, deadline, responder } = request;
-                let (answer, answered) = oneshot::channel();
-                let number = replies.last.fetch_add(1, Ordering::Relaxed) + 1;
-                replies.open.lock().insert(number, answer);
-                let open = Open { replies: replies.clone(), id: number };
-                match ask(id, number, &message, deadline) {
-                    Ok(pieces) => {
-                        if flowing.send(Flowing { pieces, deliveries: 0 }).await.is_err() {
-                            return;
+}
+
+impl Passing {
+    /// Goes on until there are no requests any more, or none are to be handed out; and then until those that were have
+    /// their replies.
+    async fn on(self, requests: mpsc::Receiver<Request>, listed: Listed, drain: CancellationToken) {
+        let (mut requests, mut listed) = (Some(requests), Some(listed));
+        let mut waiting = FuturesUnordered::new();
+        let mut up = self.send(frames::plain(&ToClient::Joined { id: self.id, consumer: 0 })).await;
+        while up && (listed.is_some() || !waiting.is_empty()) {
+            tokio::select! {
+                () = drain.cancelled(), if listed.is_some() => (requests, listed) = (None, None),
+                request = next(&mut requests) => match (request, &listed) {
+                    (Some(request), Some(listed)) => {
+                        listed.servings.place(&self.service, &listed.serving, request);
+                    }
+                    _ => (requests, listed) = (None, None),
+                },
+                Some(request) = mine(&mut listed) => {
+                    let Request { message, deadline, responder } = request;
+                    let (answer, answered) = oneshot::channel();
+                    let number = self.replies.last.fetch_add(1, Ordering::Relaxed) + 1;
+                    match ask(self.id, number, &message, deadline) {
+                        Ok(pieces) => {
+                            self.replies.open.lock().insert(number, answer);
+                            let open = Open { replies: self.replies.clone(), id: number };
+                            up = self.send(pieces).await;
+                            waiting.push(wait(open, answered, responder));
                         }
-                        waiting.push(wait(open, answered, responder));
+                        Err(error) => responder.reply(Err(error)),
                     }
-                    Err(error) => responder.reply(Err(error)),
-                }
-            },
-            Some(abandoned) = waiting.next() => {
-                if let Some(id) = abandoned {
-                    let pieces = frames::plain(&ToClient::Abandoned { id });
-                    if flowing.send(Flowing { pieces, deliveries: 0 }).await.is_err() {
-                        return;
+                },
+                Some(abandoned) = waiting.next() => {
+                    if let Some(id) = abandoned {
+                        up = self.send(frames::plain(&ToClient::Abandoned { id })).await;
                     }
-                }
-            },
+                },
+            }
         }
+    }
+
+    async fn send(&self, pieces: Pieces) -> bool {
+        self.flowing.send(Flowing { pieces, deliveries: 0 }).await.is_ok()
+    }
+}
+
+async fn next(requests: &mut Option<mpsc::Receiver<Request>>) -> Option<Request> {
+    match requests {
+        Some(requests) => requests.recv().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The next request that was placed with this client.
+async fn mine(listed: &mut Option<Listed>) -> Option<Request> {
+    match listed {
+        Some(listed) => listed.placed.recv().await,
+        None => std::future::pending().await,
     }
 }
 

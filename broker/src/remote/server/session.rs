@@ -16,6 +16,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, Interval, MissedTickBehavior};
+use tokio_util::sync::CancellationToken;
 
 use super::consume::Credit;
 use super::gate::Gate;
@@ -84,7 +85,29 @@ pub(super) struct UnderWay {
     pub(super) credit: Option<Arc<Credit>>,
 }
 
-pub(super) type Running = BoxFuture<'static, Answered>;
+type Running = BoxFuture<'static, Answered>;
+
+/// How a request hears that it is to end early.
+pub(super) struct Stop {
+    cancelled: oneshot::Receiver<()>,
+    /// Nothing new is to be handed out: the client or the server is about to go.
+    pub(super) drain: CancellationToken,
+}
+
+impl Stop {
+    /// Its answer is not wanted any more.
+    pub(super) async fn cancelled(&mut self) {
+        let _ = (&mut self.cancelled).await;
+    }
+
+    /// Either.
+    pub(super) async fn ended(&mut self) {
+        tokio::select! {
+            _ = &mut self.cancelled => {}
+            () = self.drain.cancelled() => {}
+        }
+    }
+}
 
 /// One client's connection.
 pub(super) struct Session {
@@ -106,6 +129,8 @@ pub(super) struct Session {
     renewing: Option<BoxFuture<'static, Option<Result<Gate>>>>,
     renewed: Instant,
     tick: Interval,
+    drain: CancellationToken,
+    /// Since when the server drains.
     draining: Option<Instant>,
     shutdown: BoxFuture<'static, ()>,
     /// Why the connection ends.
@@ -134,6 +159,7 @@ impl Session {
             renewing: None,
             renewed: Instant::now(),
             tick,
+            drain: CancellationToken::new(),
             draining: None,
             shutdown: Box::pin(async move { shutdown.started().await }),
             ended: None,
@@ -233,7 +259,7 @@ impl Session {
         match header {
             ToServer::Hello { .. } => self.end(Err(Error::invalid("Hello comes once"))),
             ToServer::Ping { .. } => {}
-            ToServer::Drain { .. } => self.end_flows(),
+            ToServer::Drain { .. } => self.drain.cancel(),
             ToServer::Cancel { id } => drop(self.under_way.remove(&id)),
             ToServer::Leave { consumer, .. } => drop(self.consumers.remove(&ConsumerId(consumer))),
             ToServer::Credit { id, messages, bytes } => {
@@ -249,12 +275,8 @@ impl Session {
     }
 
     /// Runs a request until it has its answer, or until it is cancelled and says what is left of it.
-    pub(super) fn run<F>(
-        &mut self,
-        id: u64,
-        credit: Option<Arc<Credit>>,
-        work: impl FnOnce(oneshot::Receiver<()>) -> F,
-    ) where
+    pub(super) fn run<F>(&mut self, id: u64, credit: Option<Arc<Credit>>, work: impl FnOnce(Stop) -> F)
+    where
         F: Future<Output = Answered> + Send + 'static,
     {
         if id == 0 || self.under_way.contains_key(&id) {
@@ -270,7 +292,7 @@ impl Session {
         }
         let (cancel, cancelled) = oneshot::channel();
         self.under_way.insert(id, UnderWay { _cancel: cancel, credit });
-        self.running.push(Box::pin(work(cancelled)));
+        self.running.push(Box::pin(work(Stop { cancelled, drain: self.drain.clone() })));
     }
 
     fn answer(&mut self, answered: Answered) {
@@ -319,7 +341,7 @@ impl Session {
         if self.draining.is_none() && self.shutdown.as_mut().poll(cx).is_ready() {
             self.draining = Some(Instant::now());
             self.pipe.output.append(frames::plain(&ToClient::Drain { id: 0 }));
-            self.end_flows();
+            self.drain.cancel();
             moved = true;
         }
         Ok(moved)
@@ -341,10 +363,6 @@ impl Session {
         if idle && since.elapsed() > TICK || since.elapsed() > self.server.shutdown.grace() {
             self.end(Ok(()));
         }
-    }
-
-    fn end_flows(&mut self) {
-        self.under_way.clear();
     }
 
     pub(super) fn end(&mut self, why: Result<()>) {
