@@ -248,6 +248,7 @@ mod tests {
         Client::new(Context {
             url: url.into(),
             gateway_url: None,
+            broker_url: None,
             user: Some("admin".into()),
             password: Some("pw".into()),
             api_key: None,

@@ -7,7 +7,9 @@ use std::io::Write;
 use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
+use crossdock_access::Credentials;
 use crossdock_topics::{Error, ErrorCode};
+use secrecy::SecretString;
 use serde::{Deserialize, Serialize};
 
 use crate::{env, failure};
@@ -21,6 +23,9 @@ pub(crate) struct Context {
     /// The HTTP gateway, such as `http://127.0.0.1:7400`; the Admin API names it too.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) gateway_url: Option<String>,
+    /// The broker's wire, such as `crossdock://127.0.0.1:7402`: messages go straight there where it is named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) broker_url: Option<String>,
     /// The user.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) user: Option<String>,
@@ -30,6 +35,20 @@ pub(crate) struct Context {
     /// An API key, instead of a user and a password.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) api_key: Option<String>,
+}
+
+impl Context {
+    /// Who it says to be.
+    pub(crate) fn credentials(&self) -> Option<Credentials> {
+        match (&self.api_key, &self.user, &self.password) {
+            (Some(key), _, _) => Some(Credentials::ApiKey(SecretString::from(key.clone()))),
+            (None, Some(user), Some(password)) => Some(Credentials::Basic {
+                user: user.clone(),
+                password: SecretString::from(password.clone()),
+            }),
+            _ => None,
+        }
+    }
 }
 
 impl fmt::Debug for Context {
@@ -92,6 +111,25 @@ impl Contexts {
         }
         all.current = Some(name.to_owned());
         write_secret(&directory.join(FILE), &all)
+    }
+
+    /// The context that leads to a broker: the one asked for, or any that was saved with this URL.
+    ///
+    /// # Errors
+    /// `NotFound` when none is saved under the name; `InvalidArgument` when it leads to another broker.
+    pub(crate) fn for_broker(self, url: &str, asked: Option<&str>) -> Result<Option<Context>, Error> {
+        let leads = |context: &Context| context.broker_url.as_deref() == Some(url);
+        match asked {
+            None => Ok(self.contexts.into_values().find(leads)),
+            Some(name) => {
+                let context = self.pick(Some(name))?;
+                if context.as_ref().is_some_and(leads) {
+                    return Ok(context);
+                }
+                Err(Error::invalid(format!("the context {name} was not saved for the broker at {url}"))
+                    .hint("its secret is sent nowhere else: use --credentials, or the environment"))
+            }
+        }
     }
 
     /// The saved contexts that lead elsewhere than to `url`, as `NAME (URL)`.
@@ -157,9 +195,14 @@ impl Overrides {
         };
         let mut context = match (base, url) {
             (Some(context), _) => context,
-            (None, Some(url)) => {
-                Context { url, gateway_url: None, user: None, password: None, api_key: None }
-            }
+            (None, Some(url)) => Context {
+                url,
+                gateway_url: None,
+                broker_url: None,
+                user: None,
+                password: None,
+                api_key: None,
+            },
             (None, None) => {
                 return Err(Error::new(ErrorCode::NotFound, "nothing says where to connect to").hint(
                     "start `crossdock quickstart`, which saves it, or set CROSSDOCK_URL with CROSSDOCK_USER \
@@ -254,6 +297,7 @@ mod tests {
         Context {
             url: url.into(),
             gateway_url: None,
+            broker_url: None,
             user: Some("admin".into()),
             password: Some(password.into()),
             api_key: None,

@@ -1,7 +1,7 @@
 //! The binary's insides: what is typed, who is asked, how it is shown, and the process that `quickstart` runs.
 //!
 //! [`run`] is all there is to it. `command` has one command a file; `client`, `context`, `output` and `failure`
-//! are what they share; `quickstart` puts a broker and everything that works on it into one process.
+//! are what they share; `server` puts together the parts of a process that serves, `quickstart` one that needs nothing else.
 
 mod client;
 mod command;
@@ -18,6 +18,7 @@ mod output;
 mod place;
 mod quickstart;
 mod refusal;
+mod server;
 
 use std::ffi::OsString;
 use std::process::ExitCode;
@@ -39,7 +40,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     };
     let ended = log::start(arguments.serves()).map_err(Failure::from).and_then(|()| {
         if arguments.serves() {
-            quickstart::memory::tame();
+            server::memory::tame();
         }
         let runtime = runtime(arguments.serves())?;
         let ended = runtime.block_on(Box::pin(arguments.run()));

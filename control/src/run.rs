@@ -23,6 +23,8 @@ pub struct Options {
     pub name: String,
     /// Where its gateway is reached, such as `http://10.0.0.7:7400`.
     pub gateway_url: String,
+    /// Where its broker is reached over the wire, such as `crossdock://10.0.0.7:7402`, if it is.
+    pub broker_url: Option<String>,
 }
 
 impl Options {
@@ -56,7 +58,8 @@ pub async fn run(
         gateway_url: options.gateway_url,
     });
     let limits = Limits { max_body: Server::MAX_BODY, connections: 512, ..Limits::default() };
-    let server = Server { broker, access, member, limits, shutdown: shutdown.clone() };
+    let broker_url = options.broker_url.map(Into::into);
+    let server = Server { broker, broker_url, access, member, limits, shutdown: shutdown.clone() };
     tokio::join!(
         serve(listener, router(&server), limits, &shutdown),
         membership::keep(server.store(), &server.member, &shutdown),

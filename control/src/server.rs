@@ -13,6 +13,8 @@ use crossdock_topics::{Page, Result, SharedBroker, Shutdown, StartAt, Store, Top
 #[derive(Clone)]
 pub(crate) struct Server {
     pub(crate) broker: SharedBroker,
+    /// Where the broker is reached over the wire.
+    pub(crate) broker_url: Option<Arc<str>>,
     pub(crate) access: Access,
     pub(crate) member: Arc<Member>,
     pub(crate) limits: Limits,

@@ -8,6 +8,7 @@ mod configuration;
 mod github_webhooks;
 mod lifecycle;
 mod readme;
+mod several_servers;
 
 use crossdock_tests::{Builder, Sandbox};
 

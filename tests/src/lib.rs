@@ -5,15 +5,18 @@
 //! HTTP interfaces and signals.
 
 mod answer;
+mod beside;
 mod client;
 mod disk;
 mod eventually;
 pub mod github;
+mod ports;
 mod raw;
 mod sandbox;
 mod server;
 
 pub use answer::Answer;
+pub use beside::Beside;
 pub use client::{Client, Stored};
 pub use disk::SmallDisk;
 pub use eventually::eventually;

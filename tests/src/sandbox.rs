@@ -10,7 +10,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
 use crate::server::{Server, signal};
-use crate::{Client, SmallDisk};
+use crate::{Beside, Client, SmallDisk};
 
 /// What a sandbox will be.
 #[derive(Debug)]
@@ -19,9 +19,17 @@ pub struct Builder {
     env: Vec<(String, String)>,
     disk: Option<SmallDisk>,
     folder: PathBuf,
+    ports: u16,
 }
 
 impl Builder {
+    /// Listens on ports that stay the same over restarts: three from the one that is found to be free.
+    #[must_use]
+    pub fn on_fixed_ports(mut self) -> Self {
+        self.ports = crate::ports::free(3);
+        self
+    }
+
     /// Makes the sandbox's folder in this one, instead of the system's for temporary files.
     #[must_use]
     pub fn under(mut self, folder: &Path) -> Self {
@@ -61,7 +69,7 @@ impl Builder {
     pub fn prepare(self) -> Sandbox {
         let folder = self.folder.canonicalize().expect("a folder that exists");
         let home = tempfile::Builder::new().prefix("crossdock-").tempdir_in(folder).expect("a folder");
-        Sandbox { home, binary: self.binary, env: self.env, disk: self.disk, server: None }
+        Sandbox { home, binary: self.binary, env: self.env, disk: self.disk, ports: self.ports, server: None }
     }
 }
 
@@ -75,6 +83,7 @@ pub struct Sandbox {
     disk: Option<SmallDisk>,
     binary: PathBuf,
     env: Vec<(String, String)>,
+    ports: u16,
     home: TempDir,
 }
 
@@ -109,7 +118,7 @@ impl Sandbox {
     /// A sandbox of this binary.
     #[must_use]
     pub fn builder(binary: impl Into<PathBuf>) -> Builder {
-        Builder { binary: binary.into(), env: Vec::new(), disk: None, folder: std::env::temp_dir() }
+        Builder { binary: binary.into(), env: Vec::new(), disk: None, folder: std::env::temp_dir(), ports: 0 }
     }
 
     /// Starts the server, again or for the first time, on the same folder.
@@ -132,11 +141,46 @@ impl Sandbox {
             Some(disk) => disk.command(&self.binary),
             None => Command::new(&self.binary),
         };
-        command.arg("quickstart").arg(self.inner_data()).args(["--port-base", "0"]);
+        command.arg("quickstart").arg(self.inner_data()).args(["--port-base", &self.ports.to_string()]);
         self.at_home(&mut command);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         self.server = Some(Server::start(command, &self.data(), log).await?);
         Ok(())
+    }
+
+    /// Starts another server beside it, on the broker of this one, in the folder `name` of the home. It finds its
+    /// credentials in the saved context.
+    ///
+    /// # Panics
+    /// When it does not start.
+    pub async fn beside(&self, name: &str) -> Beside {
+        let broker = self.broker_url();
+        let mut command = Command::new(&self.binary);
+        command.args([
+            "server",
+            "--broker",
+            &broker,
+            "--dir",
+            name,
+            "--name",
+            name,
+            "--port-base",
+            "0",
+            "-o",
+            "json",
+        ]);
+        self.at_home(&mut command);
+        let log = self.home.path().join(format!("{name}.log"));
+        Beside::start(command, name, log, self.password()).await
+    }
+
+    /// Where its broker is reached over the wire.
+    ///
+    /// # Panics
+    /// When it does not run.
+    #[must_use]
+    pub fn broker_url(&self) -> String {
+        self.server().broker_url.clone()
     }
 
     /// Kills the server: no chance to finish anything.

@@ -17,6 +17,7 @@ use crate::{Client, eventually};
 pub(crate) struct Context {
     pub(crate) url: String,
     pub(crate) gateway_url: Option<String>,
+    pub(crate) broker_url: Option<String>,
     pub(crate) user: Option<String>,
     pub(crate) password: Option<String>,
 }
@@ -29,6 +30,7 @@ pub(crate) struct Server {
     pub(crate) gateway: Client,
     pub(crate) admin: Client,
     pub(crate) password: String,
+    pub(crate) broker_url: String,
     pub(crate) ready_in: Duration,
 }
 
@@ -58,15 +60,15 @@ impl Server {
             }
             assert!(start.elapsed() < START, "the server was not ready after {START:?}; see its log");
             if identity(&context) != before
-                && let Some((admin, gateway, password)) = clients(&context)
+                && let Some((admin, gateway, password, broker_url)) = clients(&context)
                 && is_ready(&admin, &gateway).await
             {
-                break (admin, gateway, password);
+                break (admin, gateway, password, broker_url);
             }
             tokio::time::sleep(Duration::from_millis(10)).await;
         };
-        let (admin, gateway, password) = client;
-        Ok(Self { child, pid, gateway, admin, password, ready_in: start.elapsed() })
+        let (admin, gateway, password, broker_url) = client;
+        Ok(Self { child, pid, gateway, admin, password, broker_url, ready_in: start.elapsed() })
     }
 
     /// Ends it at once, as a power cut would end a process.
@@ -101,14 +103,15 @@ fn identity(path: &Path) -> Option<(u64, i64, i64)> {
     Some((metadata.ino(), metadata.mtime(), metadata.mtime_nsec()))
 }
 
-fn clients(context: &Path) -> Option<(Client, Client, String)> {
+fn clients(context: &Path) -> Option<(Client, Client, String, String)> {
     let context: Context = serde_json::from_slice(&std::fs::read(context).ok()?).ok()?;
     let password = context.password?;
     let user = Some((context.user?, password.clone()));
-    Some((Client::new(&context.url, user.clone()), Client::new(&context.gateway_url?, user), password))
+    let gateway = Client::new(&context.gateway_url?, user.clone());
+    Some((Client::new(&context.url, user), gateway, password, context.broker_url?))
 }
 
-async fn is_ready(admin: &Client, gateway: &Client) -> bool {
+pub(crate) async fn is_ready(admin: &Client, gateway: &Client) -> bool {
     let answer = admin.send("GET", "/api/v1/health", &[], Vec::new()).await;
     answer.is_ok_and(|answer| answer.status == 200 && answer.json()["ready"] == true)
         && tokio::net::TcpStream::connect(gateway.address()).await.is_ok()

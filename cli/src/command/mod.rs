@@ -11,6 +11,7 @@ mod export;
 mod permission;
 mod publish;
 mod quickstart;
+mod server;
 mod service;
 mod status;
 mod sub;
@@ -67,6 +68,7 @@ pub(crate) struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Command {
     Quickstart(quickstart::Arguments),
+    Server(server::Arguments),
     Status(status::Arguments),
     Apply(apply::Arguments),
     Export(export::Arguments),
@@ -109,7 +111,7 @@ impl Caller {
 impl Arguments {
     /// Whether the command is a server, whose log says what goes on.
     pub(crate) fn serves(&self) -> bool {
-        matches!(self.command, Command::Quickstart(_))
+        matches!(self.command, Command::Quickstart(_) | Command::Server(_))
     }
 
     /// Runs the command.
@@ -120,6 +122,7 @@ impl Arguments {
         let caller = Caller { output: Output::new(self.output), context: self.context };
         match self.command {
             Command::Quickstart(arguments) => arguments.run(&caller).await,
+            Command::Server(arguments) => arguments.run(&caller).await,
             Command::Status(arguments) => arguments.run(&caller).await,
             Command::Apply(arguments) => arguments.run(&caller).await,
             Command::Export(arguments) => arguments.run(&caller).await,

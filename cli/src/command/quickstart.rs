@@ -28,8 +28,8 @@ pub(super) struct Arguments {
     /// Where everything is kept
     #[arg(value_name = "DIR", default_value = "./crossdock-data")]
     directory: PathBuf,
-    /// The HTTP gateway's port; the Admin API's is the next one, and the one after is kept for the broker's
-    /// wire; 0 for any that are free
+    /// The HTTP gateway's port; the Admin API's is the next one, the broker's wire the one after; 0 for any
+    /// that are free
     #[arg(long, value_name = "P", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(0..=65533))]
     port_base: u16,
     /// Go on without acknowledged messages that a damaged disk has lost, where it would refuse to start
@@ -41,9 +41,8 @@ impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
         let options =
             Options { directory: self.directory, port_base: self.port_base, accept_loss: self.accept_loss };
-        let kept = (self.port_base > 0).then(|| self.port_base + 2);
         Box::pin(run(options, |ready| {
-            if caller.for_people() { print(&welcome(ready, kept)) } else { caller.output.next(ready) }
+            if caller.for_people() { print(&welcome(ready)) } else { caller.output.next(ready) }
         }))
         .await
     }
@@ -67,16 +66,19 @@ impl Show for Ready {
 }
 
 /// What a newcomer needs to know. The last line is the one that scripts may wait for.
-fn welcome(ready: &Ready, kept: Option<u16>) -> String {
+fn welcome(ready: &Ready) -> String {
     let mut lines = vec![
         format!("Crossdock {} runs in {}", env!("CARGO_PKG_VERSION"), ready.directory.display()),
         String::new(),
         format!("  HTTP gateway  {}   publish, consume, REST channels", ready.gateway_url),
         format!("  Admin API     {}   OpenAPI at /api/v1/openapi.json", ready.admin_url),
     ];
-    if let Some(port) = kept {
-        lines.push(format!("  Broker wire   kept for it: port {port}; nothing listens there yet"));
-    }
+    lines.extend(
+        ready
+            .broker_url
+            .iter()
+            .map(|url| format!("  Broker wire   {url}   servers and clients of other processes")),
+    );
     lines.push(format!("  User          {}", ready.user));
     match (&ready.password, &ready.password_note) {
         (Some(password), _) => {
@@ -99,6 +101,7 @@ mod tests {
             directory: "/srv/data".into(),
             gateway_url: "http://127.0.0.1:7400".into(),
             admin_url: "http://127.0.0.1:7401".into(),
+            broker_url: Some("crossdock://127.0.0.1:7402".into()),
             user: "admin".into(),
             password: password.map(str::to_owned),
             password_note: password.is_none().then(|| "as before, in /srv/data/context.json".into()),
@@ -108,7 +111,7 @@ mod tests {
 
     #[test]
     fn a_first_start_and_a_later_one() {
-        let both = [welcome(&ready(Some("s3cr3t")), Some(7402)), welcome(&ready(None), None)];
+        let both = [welcome(&ready(Some("s3cr3t"))), welcome(&ready(None))];
         insta::assert_snapshot!(both.join("----\n"));
     }
 }

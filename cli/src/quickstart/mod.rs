@@ -1,19 +1,12 @@
 //! A whole platform in one process: broker, services, gateway and Admin API.
-//!
-//! It starts from the bottom up and stops from the top down: listeners first, so that nothing new comes in,
-//! then the services, which finish what they hold, and the broker last. Each has a bound on its time.
 
-mod admin;
 mod directory;
-pub(crate) mod memory;
-mod ports;
-mod server;
-mod signals;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use crossdock_topics::{Error, ErrorCode, Shutdown};
+use crossdock_broker::remote::ServeOptions;
+use crossdock_topics::{Error, ErrorCode, SharedBroker};
 use serde::Serialize;
 
 use crate::client::Client;
@@ -21,15 +14,12 @@ use crate::context::{Context, Contexts};
 use crate::env;
 use crate::failure::{Failure, Result};
 use crate::output::say;
+use crate::server::admin::{ADMIN, Admin, Password};
+use crate::server::ports::{Place, Ports};
+use crate::server::signals::Signals;
+use crate::server::{self, GRACE, Parts, Server};
 
-use admin::{ADMIN, Admin, Password};
 use directory::Directory;
-use ports::Ports;
-use server::Server;
-use signals::Signals;
-
-/// How long each part may take to finish what it holds.
-const GRACE: Duration = Duration::from_secs(10);
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -51,6 +41,8 @@ pub(crate) struct Ready {
     pub(crate) gateway_url: String,
     /// Where the platform is administered.
     pub(crate) admin_url: String,
+    /// Where its broker is reached over the wire.
+    pub(crate) broker_url: Option<String>,
     /// Who may do everything.
     pub(crate) user: String,
     /// The password, if it was made just now.
@@ -70,12 +62,13 @@ pub(crate) struct Ready {
 /// use.
 pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let began = Instant::now();
-    let mut signals = Signals::listen()?;
+    let signals = Signals::listen()?;
     let directory = Directory::open(&options.directory)?;
-    let broker = server::open_broker(&directory, options.accept_loss).await?;
+    let broker = open(&directory, options.accept_loss).await?;
     let started = async {
-        let ports = Ports::bind(options.port_base).await?;
+        let ports = Ports::bind(Place::local(options.port_base)).await?;
         let (gateway_url, admin_url) = ports.urls()?;
+        let broker_url = ports.broker_url(false)?;
         let saved = directory.context()?;
         let admin = Admin::load(&*broker).await?;
         let password =
@@ -83,6 +76,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         let context = Context {
             url: admin_url.clone(),
             gateway_url: Some(gateway_url.clone()),
+            broker_url: broker_url.clone(),
             user: Some(ADMIN.into()),
             password: password.known().map(str::to_owned),
             api_key: None,
@@ -95,11 +89,20 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         }
         admin.set(&*broker, &password).await?;
         save(&directory, &context);
-        let server = Server::start(broker.clone(), &directory, ports, &gateway_url).await?;
+        let parts = Parts {
+            name: server::machine(),
+            broker: broker.clone(),
+            services: directory.services(),
+            ports,
+            gateway_url,
+            broker_url,
+            wire: ServeOptions::default(),
+        };
+        let server = Server::start(parts).await?;
         answers(&context).await?;
-        Ok::<_, Error>((server, gateway_url, admin_url, password))
+        Ok::<_, Error>((server, context, password))
     };
-    let (mut server, gateway_url, admin_url, password) = match started.await {
+    let (server, context, password) = match started.await {
         Ok(started) => started,
         Err(error) => {
             let _ = tokio::time::timeout(GRACE, broker.close()).await;
@@ -109,8 +112,9 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let note = note(&password, &directory);
     ready(&Ready {
         directory: directory.path().to_owned(),
-        gateway_url,
-        admin_url,
+        gateway_url: context.gateway_url.unwrap_or_default(),
+        admin_url: context.url,
+        broker_url: context.broker_url,
         user: ADMIN.into(),
         password: if let Password::Made(password) = password { Some(password) } else { None },
         password_note: note,
@@ -119,16 +123,20 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     // Nobody has to read it.
     .or_else(|failure| if matches!(failure, Failure::OutputClosed) { Ok(()) } else { Err(failure) })?;
 
-    let ended = tokio::select! {
-        () = signals.next() => Ok(()),
-        ended = server.ended() => Err(ended),
-    };
-    say("stopping: no new requests; what is under way is finished. Ctrl-C again ends it at once");
-    tokio::select! {
-        () = server.stop() => {}
-        () = signals.next() => return Err(Failure::Interrupted),
-    }
-    ended.map_err(Failure::from)
+    server.until_told(signals).await
+}
+
+async fn open(directory: &Directory, accept_loss: bool) -> Result<SharedBroker, Error> {
+    server::broker::embedded(&directory.broker(), accept_loss).await.map_err(|error| match error.code {
+        ErrorCode::Conflict => Error::new(
+            ErrorCode::Conflict,
+            format!("{} is in use by another process", directory.path().display()),
+        )
+        .hint(
+            "it runs already: use it, stop it first, or start this one in another directory with other ports",
+        ),
+        _ => error,
+    })
 }
 
 /// Makes the command line work at once. Where there is no home to save to, the directory's own context and
@@ -176,9 +184,4 @@ fn note(password: &Password, directory: &Directory) -> Option<String> {
             Some(format!("as before; not known here any more: set {} to give a new one", env::ADMIN_PASSWORD))
         }
     }
-}
-
-/// A part's own end: it starts when it is told to, and has its own time for it.
-fn part() -> Shutdown {
-    Shutdown::new(GRACE)
 }

@@ -28,6 +28,9 @@ pub struct Status {
     pub started: Timestamp,
     /// For how many seconds it has been running.
     pub uptime_seconds: u64,
+    /// Where its broker is reached over the wire, if it is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub broker_url: Option<String>,
     /// How its broker is.
     #[schema(value_type = schema::BrokerHealth)]
     pub health: crossdock_topics::Health,

@@ -1,17 +1,21 @@
 //! How this server and its cluster are.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 use crossdock_config::{Member, ServiceRecord, ServiceState, ServiceStatus, keys};
 use crossdock_http::{Json, Result};
-use crossdock_topics::{Clock, Store, SubscriptionInfo, SystemClock, TopicInfo};
+use crossdock_topics::{Clock, Error, ErrorCode, Store, SubscriptionInfo, SystemClock, TopicInfo};
 use http::StatusCode;
 
 use crate::api::{Backlog, Counts, Health, Memory, Status};
 use crate::records;
 use crate::server::Server;
+
+/// How long the broker may take to say how things are.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Says whether this server can be relied on
 ///
@@ -30,22 +34,35 @@ pub(super) async fn health(State(server): State<Server>) -> Response {
 #[utoipa::path(get, path = "/status", tag = "status", operation_id = "status",
     responses((status = 200, body = Status)))]
 pub(super) async fn status(State(server): State<Server>) -> Result<Json<Status>> {
+    // A broker elsewhere that is away is waited for, longer than somebody who asks how things are wants to wait.
+    match tokio::time::timeout(PATIENCE, gather(&server)).await {
+        Ok(status) => Ok(Json(status?)),
+        Err(_) => {
+            let reason = server.broker.health().reason;
+            let reason = reason.unwrap_or_else(|| format!("it did not answer in {PATIENCE:?}"));
+            Err(Error::new(ErrorCode::Unavailable, format!("the broker cannot be asked: {reason}")).into())
+        }
+    }
+}
+
+async fn gather(server: &Server) -> crossdock_topics::Result<Status> {
     let topics = server.broker.topics().await?;
     let subscriptions = server.broker.subscriptions().await?;
     let members = records::list::<Member>(server.store(), keys::MEMBERS).await?.0;
     let started = server.member.started;
-    Ok(Json(Status {
+    Ok(Status {
         server: server.member.name.clone(),
         version: server.member.version.clone(),
         started,
         uptime_seconds: SystemClock.now().since(started).as_secs(),
+        broker_url: server.broker_url.as_deref().map(str::to_owned),
         health: server.broker.health(),
         members: members.into_iter().map(|(member, _)| member).collect(),
         counts: count(server.store(), &topics, subscriptions.len()).await?,
         services_by_state: by_state(server.store()).await?,
         backlog: backlog(&subscriptions),
         memory: memory(),
-    }))
+    })
 }
 
 async fn count(

@@ -57,7 +57,6 @@ fn offsets(deliveries: &[Delivery]) -> Vec<u64> {
 }
 
 #[tokio::test]
-#[ignore = "the embedded engine does not have it yet"]
 async fn a_paused_subscription_delivers_nothing_until_it_is_resumed() {
     let server = server(2, json!({"topics": ["orders"]})).await;
     let admin = &server.admin;
@@ -72,7 +71,6 @@ async fn a_paused_subscription_delivers_nothing_until_it_is_resumed() {
 }
 
 #[tokio::test]
-#[ignore = "the embedded engine does not have it yet"]
 async fn a_subscription_goes_on_where_it_is_told() {
     let server = server(5, json!({"topics": ["orders"]})).await;
     let admin = &server.admin;
@@ -92,7 +90,6 @@ async fn a_subscription_goes_on_where_it_is_told() {
 }
 
 #[tokio::test]
-#[ignore = "the embedded engine does not have it yet"]
 async fn a_parked_key_is_listed_and_let_go() {
     let definition = json!({"topics": ["orders"], "order": "key", "max_failures": 1});
     let server = server(6, definition).await;

@@ -36,7 +36,8 @@ impl Server {
         let access = Access::open(store, &shutdown).await.unwrap();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let options = Options { name: "one".into(), gateway_url: "http://127.0.0.1:7400".into() };
+        let options =
+            Options { name: "one".into(), gateway_url: "http://127.0.0.1:7400".into(), broker_url: None };
         let running = crossdock_control::run(options, listener, broker.clone(), access, shutdown.clone());
         let running = tokio::spawn(running);
         let admin = Client::new(&url, Some(("admin".into(), PASSWORD.into())));

@@ -1,4 +1,4 @@
-//! The user `admin` of a quickstart.
+//! The user `admin`, whom whoever starts a broker of their own can come as.
 
 use bytes::Bytes;
 use crossdock_access::{hash_password, matches};
@@ -9,7 +9,7 @@ use secrecy::SecretString;
 use serde::Serialize;
 
 /// The user's name.
-pub(super) const ADMIN: &str = "admin";
+pub(crate) const ADMIN: &str = "admin";
 
 /// The user's permission where the usual name is taken.
 const INSTEAD: &str = "admin-of-quickstart";
@@ -20,7 +20,7 @@ const LENGTH: usize = 20;
 
 /// What is to be done about the password.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Password {
+pub(crate) enum Password {
     /// The user is new: this one was made, and is shown once.
     Made(String),
     /// This one was given in the environment, and becomes the user's.
@@ -31,7 +31,7 @@ pub(super) enum Password {
 
 impl Password {
     /// The password, if it is known.
-    pub(super) fn known(&self) -> Option<&str> {
+    pub(crate) fn known(&self) -> Option<&str> {
         match self {
             Self::Made(password) | Self::Given(password) => Some(password),
             Self::Kept(password) => password.as_deref(),
@@ -40,7 +40,7 @@ impl Password {
 }
 
 /// The user as the store has it.
-pub(super) struct Admin {
+pub(crate) struct Admin {
     name: Name,
     record: Option<(UserRecord, Revision)>,
 }
@@ -50,7 +50,7 @@ impl Admin {
     ///
     /// # Errors
     /// Those of the store; `Internal` for a record that cannot be read.
-    pub(super) async fn load(store: &dyn Store) -> Result<Self, Error> {
+    pub(crate) async fn load(store: &dyn Store) -> Result<Self, Error> {
         let name: Name = ADMIN.parse()?;
         let record = match store.get(&keys::user(&name)).await? {
             Some(entry) => {
@@ -65,7 +65,7 @@ impl Admin {
     }
 
     /// Decides, from the password the directory's context holds and the one given in the environment.
-    pub(super) fn decide(&self, saved: Option<String>, given: Option<String>) -> Password {
+    pub(crate) fn decide(&self, saved: Option<String>, given: Option<String>) -> Password {
         match (&self.record, given) {
             (Some(_), Some(given)) if saved.as_ref() == Some(&given) => Password::Kept(Some(given)),
             (_, Some(given)) => Password::Given(given),
@@ -81,7 +81,7 @@ impl Admin {
     ///
     /// # Errors
     /// Those of the store; `Internal` for a permission that cannot be read.
-    pub(super) async fn permit(&self, store: &dyn Store) -> Result<Option<Name>, Error> {
+    pub(crate) async fn permit(&self, store: &dyn Store) -> Result<Option<Name>, Error> {
         let mut taken = false;
         for entry in store.list(keys::PERMISSIONS).await?.0 {
             let permission: Permission = serde_json::from_slice(&entry.value).map_err(|cause| {
@@ -107,7 +107,7 @@ impl Admin {
     }
 
     /// Whether the user is there already.
-    pub(super) fn exists(&self) -> bool {
+    pub(crate) fn exists(&self) -> bool {
         self.record.is_some()
     }
 
@@ -115,7 +115,7 @@ impl Admin {
     ///
     /// # Errors
     /// Those of the store, and of hashing.
-    pub(super) async fn set(self, store: &dyn Store, password: &Password) -> Result<(), Error> {
+    pub(crate) async fn set(self, store: &dyn Store, password: &Password) -> Result<(), Error> {
         let (Password::Made(new) | Password::Given(new)) = password else { return Ok(()) };
         let (old, expect) = match self.record {
             Some((record, revision)) => (Some(record), Expect::At(revision)),

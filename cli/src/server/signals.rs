@@ -4,7 +4,7 @@ use crossdock_topics::Error;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// The wish to stop, as often as it is expressed.
-pub(super) struct Signals {
+pub(crate) struct Signals {
     interrupt: Signal,
     terminate: Signal,
 }
@@ -14,7 +14,7 @@ impl Signals {
     ///
     /// # Errors
     /// When the operating system does not allow it.
-    pub(super) fn listen() -> Result<Self, Error> {
+    pub(crate) fn listen() -> Result<Self, Error> {
         let listen = |kind| {
             signal(kind).map_err(|cause| Error::internal(format!("cannot listen for signals: {cause}")))
         };
@@ -22,7 +22,7 @@ impl Signals {
     }
 
     /// Resolves at the next one.
-    pub(super) async fn next(&mut self) {
+    pub(crate) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}

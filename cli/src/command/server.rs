@@ -1,0 +1,118 @@
+//! A server on another process's broker, or on one of its own.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::path::PathBuf;
+
+use clap::Args;
+
+use super::Caller;
+use crate::failure::Result;
+use crate::output::{Show, print};
+use crate::server::broker::BrokerUrl;
+use crate::server::ports::Place;
+use crate::server::run::{Options, Ready, run};
+
+/// Run a server: gateway, services and Admin API, on a broker here or in another process
+#[derive(Debug, Args)]
+#[command(after_help = "\
+All servers of one broker are one cluster: each has the same configuration and runs the
+same services, and any of them can be killed. With rocksdb:PATH the broker is in this
+process, and others reach it over its wire.
+
+Credentials for a broker elsewhere are never given on the command line: they come from
+the environment, from --credentials, or from the saved context that leads there. They
+need admin permission.
+
+Environment:
+  CROSSDOCK_USER, CROSSDOCK_PASSWORD   the user to come to the broker as
+  CROSSDOCK_API_KEY                    an API key instead
+  CROSSDOCK_ADMIN_PASSWORD             with rocksdb:PATH, the password of the user admin,
+                                       who is made if need be
+  CROSSDOCK_LOG, RUST_LOG              what is logged
+
+Examples:
+  crossdock server --broker crossdock://127.0.0.1:7402 --port-base 7500
+  crossdock server --broker crossdocks://broker.example:7402 --credentials /run/secrets/crossdock.json
+  crossdock server --broker rocksdb:/var/lib/crossdock/broker --dir /var/lib/crossdock/server")]
+pub(super) struct Arguments {
+    /// The broker: rocksdb:PATH, crossdock://HOST:PORT, or crossdocks://HOST:PORT with TLS
+    #[arg(long, value_name = "URL")]
+    broker: BrokerUrl,
+    /// This server's own directory, from which services are run
+    #[arg(long, value_name = "DIR", default_value = "./crossdock-server")]
+    dir: PathBuf,
+    /// What it is called, different from all other servers of the cluster [default: HOSTNAME-PORT]
+    #[arg(long)]
+    name: Option<String>,
+    /// The HTTP gateway's port; the Admin API's is the next one, the broker's wire the one after; 0 for any that
+    /// are free
+    #[arg(long, value_name = "P", default_value_t = 7400, value_parser = clap::value_parser!(u16).range(0..=65533))]
+    port_base: u16,
+    /// Where the gateway and the Admin API listen
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind: IpAddr,
+    /// Where the broker's wire listens, with rocksdb:PATH
+    #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    bind_wire: IpAddr,
+    /// Let what is not encrypted be reached from other machines, and send credentials to the broker so
+    #[arg(long)]
+    insecure: bool,
+    /// A file with the credentials for the broker, like the context.json of a quickstart
+    #[arg(long, value_name = "FILE")]
+    credentials: Option<PathBuf>,
+    /// Go on without acknowledged messages that a damaged disk has lost, where it would refuse to start
+    #[arg(long)]
+    accept_loss: bool,
+}
+
+impl Arguments {
+    pub(super) async fn run(self, caller: &Caller) -> Result<()> {
+        let wire = matches!(self.broker, BrokerUrl::Embedded(_)).then_some(self.bind_wire);
+        let options = Options {
+            broker: self.broker,
+            directory: self.dir,
+            name: self.name,
+            place: Place { base: self.port_base, http: self.bind, wire },
+            insecure: self.insecure,
+            credentials: self.credentials,
+            context: caller.context.clone(),
+            accept_loss: self.accept_loss,
+        };
+        Box::pin(run(options, |ready| {
+            if caller.for_people() { print(&welcome(ready)) } else { caller.output.next(ready) }
+        }))
+        .await
+    }
+}
+
+impl Show for Ready {
+    const COLUMNS: &'static [&'static str] = &["name", "gateway", "admin api", "broker", "ready in ms"];
+
+    fn row(&self) -> Vec<String> {
+        vec![
+            self.name.clone(),
+            self.gateway_url.clone(),
+            self.admin_url.clone(),
+            self.broker_url.clone().unwrap_or_default(),
+            self.ready_in_ms.to_string(),
+        ]
+    }
+
+    fn name(&self) -> String {
+        self.name.clone()
+    }
+}
+
+/// The last line is the one that scripts may wait for.
+fn welcome(ready: &Ready) -> String {
+    let mut lines = vec![
+        format!("Crossdock {} runs as {}", env!("CARGO_PKG_VERSION"), ready.name),
+        String::new(),
+        format!("  HTTP gateway  {}", ready.gateway_url),
+        format!("  Admin API     {}", ready.admin_url),
+    ];
+    lines.extend(ready.broker_url.iter().map(|url| format!("  Broker        {url}")));
+    lines.push(String::new());
+    lines.push(format!("ready in {} ms", ready.ready_in_ms));
+    lines.join("\n") + "\n"
+}
