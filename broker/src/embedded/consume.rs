@@ -13,14 +13,12 @@ use crossdock_topics::{
 use tokio::time::Instant;
 
 use super::block::Block;
-use super::keys;
 use super::log::{READ_BYTES, TopicLog};
 use super::publish::unbuilt;
 use super::subscription::SubscriptionState;
 use super::take::{Again, Taken};
 use super::writer::{Command, Operation};
 use super::{Embedded, LONGEST_WAIT, Shared};
-use crate::group::Dead;
 
 /// How often a waiting fetch looks at the clock at least.
 const LOOK: Duration = Duration::from_secs(10);
@@ -78,7 +76,11 @@ impl Shared {
                 near = self.block(log, id.offset).await?.map(|block| (log.id, block));
             }
             let message = near.as_ref().and_then(|(_, block)| block.find(id.offset));
-            found[index] = message.map(|found| (found.time, found.record));
+            let message = message.map(|found| (found.time, found.record));
+            found[index] = match self.mended(state, log, id.offset)? {
+                Some(mended) => message.map(|(time, _)| (time, mended)),
+                None => message,
+            };
         }
         let now = self.clock.now();
         let mut forgotten = false;
@@ -119,7 +121,7 @@ impl Shared {
     }
 
     /// Has an operation carried out; gives how much there was to do it to.
-    async fn operate(&self, name: &SubscriptionName, operation: Operation) -> Result<usize> {
+    pub(super) async fn operate(&self, name: &SubscriptionName, operation: Operation) -> Result<usize> {
         self.check_open()?;
         let subscription = self.subscription(name)?;
         self.ask(|answer| Command::Operate { subscription, operation, answer }).await
@@ -258,48 +260,25 @@ impl Subscriptions for Embedded {
         max: usize,
     ) -> Result<Vec<DeadLetter>> {
         let state = self.shared.subscription(name)?;
-        let mut letters = Vec::new();
-        for (log, offset) in state.dead(after.as_ref(), max) {
-            let key = keys::message(state.id, log.id, keys::DEAD, offset);
-            // Given up this very moment: the next listing has it.
-            let Some(bytes) = self.shared.database()?.get("groups", &key)? else { continue };
-            let dead = Dead::decode(&bytes)?;
-            letters.push(DeadLetter {
-                topic: log.name.clone(),
-                offset,
-                reason: dead.reason,
-                failures: dead.failures,
-                deliveries: dead.deliveries,
-                by: dead.by,
-                at: dead.at,
-                message: self.shared.look_up(&log, offset).await?,
-            });
-        }
-        Ok(letters)
+        self.shared.dead_letters(&state, after.as_ref(), max).await
     }
 
     async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize> {
-        if redrive.rate.is_some() || redrive.dry_run {
-            return Err(unbuilt("redriving at a rate, or only to see"));
-        }
-        self.revive(name, redrive.selection, true).await
+        self.shared.redrive(name, redrive).await
     }
 
     async fn discard(&self, name: &SubscriptionName, selection: Selection, dry_run: bool) -> Result<usize> {
-        if dry_run {
-            return Err(unbuilt("discarding only to see"));
-        }
-        self.revive(name, selection, false).await
+        self.shared.discard(name, selection, dry_run).await
     }
 
     async fn edit_dead_letter(
         &self,
-        _name: &SubscriptionName,
-        _topic: &TopicName,
-        _offset: u64,
-        _message: Message,
+        name: &SubscriptionName,
+        topic: &TopicName,
+        offset: u64,
+        message: Message,
     ) -> Result<()> {
-        Err(unbuilt("editing a dead letter"))
+        self.shared.mend(name, topic, offset, &message).await
     }
 
     async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()> {
@@ -323,18 +302,5 @@ impl Subscriptions for Embedded {
 
     async fn explain(&self, _topic: &TopicName, _offset: u64) -> Result<Explanation> {
         Err(unbuilt("explaining"))
-    }
-}
-
-impl Embedded {
-    async fn revive(&self, name: &SubscriptionName, selection: Selection, redrive: bool) -> Result<usize> {
-        self.shared.check_open()?;
-        let subscription = self.shared.subscription(name)?;
-        let which = match selection {
-            Selection::All => None,
-            Selection::These(these) => Some(these),
-            Selection::Matching(_) => return Err(unbuilt("choosing dead letters by a filter")),
-        };
-        self.shared.ask(|answer| Command::Revive { subscription, which, redrive, answer }).await
     }
 }

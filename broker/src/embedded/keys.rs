@@ -7,6 +7,7 @@
 //! | `groups` | subscription u32, topic u32, 0 | the place, see `group::place` |
 //! | `groups` | subscription u32, topic u32, 1, offset u64 | a message that waits |
 //! | `groups` | subscription u32, topic u32, 2, offset u64 | a dead letter |
+//! | `groups` | subscription u32, topic u32, 3, offset u64 | a packed record: what is delivered in a message's place |
 //! | `keys` | topic u32, a message's key | the offset of its newest message u64; of compacted topics only |
 //! | `store` | the key's own bytes | revision u64, lease u64 (0: none), the value |
 //! | `default` | `format` | version of all this, u32 |
@@ -36,6 +37,7 @@ const COMPACT: &[u8] = b"compact/";
 pub(super) const PLACE: u8 = 0;
 pub(super) const WAITING: u8 = 1;
 pub(super) const DEAD: u8 = 2;
+pub(super) const MENDED: u8 = 3;
 
 pub(super) fn log(topic: u32, offset: u64) -> [u8; 12] {
     let mut key = [0; 12];

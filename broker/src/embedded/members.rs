@@ -27,6 +27,8 @@ pub(super) struct Member {
     /// Changes that are to be persisted with the next write.
     pub(super) pending: Vec<Action>,
     pub(super) listed: Arc<Listed>,
+    /// Dead letters, and messages that were ones, in whose place something else is delivered.
+    pub(super) mended: BTreeSet<u64>,
     /// Whether it is among those to be persisted.
     dirty: bool,
     /// When it was last said to have something to do by itself.
@@ -89,8 +91,16 @@ impl Members {
         let id = log.id;
         let listed = Arc::new(Listed { topic: id, is_listed: AtomicBool::new(false) });
         let (reader, pending) = (Reader::default(), Vec::new());
-        let member =
-            Member { log, group, reader, pending, listed: listed.clone(), dirty: false, timer: None };
+        let member = Member {
+            log,
+            group,
+            reader,
+            pending,
+            listed: listed.clone(),
+            mended: BTreeSet::new(),
+            dirty: false,
+            timer: None,
+        };
         self.all.insert(id, member);
         self.look_back(id);
         listed
@@ -190,7 +200,17 @@ impl Members {
             let Some(member) = self.all.get_mut(&id) else { continue };
             member.dirty = false;
             write(subscription, id, &member.group, &member.pending, batch, database)?;
-            member.pending.clear();
+            for action in member.pending.drain(..) {
+                // What was mended is kept for as long as it may be delivered.
+                if let Action::Erase(offset) | Action::Exhume(offset) = action
+                    && member.mended.contains(&offset)
+                    && member.group.is_settled(offset)
+                {
+                    member.mended.remove(&offset);
+                    let key = keys::message(subscription, id, keys::MENDED, offset);
+                    batch.delete_cf(database.family("groups"), key);
+                }
+            }
         }
         Ok(())
     }

@@ -10,6 +10,7 @@ mod block;
 mod compactor;
 mod consume;
 mod database;
+mod dead;
 mod dedup;
 mod keys;
 mod log;

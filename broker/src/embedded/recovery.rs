@@ -1,6 +1,6 @@
 //! Reading everything back when a database is opened.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -54,6 +54,7 @@ pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State
         for log in &topics {
             if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
                 state.attach(log, read_group(database, &definition, id, log, token())?);
+                state.restore_mended(log, read_mended(database, id, log)?);
             }
         }
         subscriptions.push(state);
@@ -203,6 +204,17 @@ fn read_group(
         read_facts(database, log, &regard, &mut saved)?;
     }
     Ok(Group::new(Rules::from(definition), saved, token))
+}
+
+/// The messages in whose place something else is delivered.
+fn read_mended(database: &Database, subscription: u32, log: &TopicLog) -> Result<BTreeSet<u64>, Error> {
+    let mut mended = BTreeSet::new();
+    let prefix = [keys::group(subscription, log.id).as_slice(), &[keys::MENDED]].concat();
+    database.scan("groups", &prefix, &prefix, |key, _| {
+        mended.insert(keys::u64_of(&key[prefix.len()..]).ok_or_else(|| damaged("what was mended"))?);
+        Ok(true)
+    })?;
+    Ok(mended)
 }
 
 /// What the log says of the messages that are open and have no record.

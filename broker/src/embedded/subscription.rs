@@ -1,7 +1,7 @@
 //! One subscription at work: its definition, its consumers, and what becomes of what they were given. How they are
 //! given something is in [`super::take`].
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
@@ -310,25 +310,53 @@ impl SubscriptionState {
             .collect()
     }
 
-    /// Redrives or discards dead letters: these, or all; gives how many there were.
-    pub(super) fn revive(&self, which: Option<&[(TopicName, u64)]>, redrive: bool, now: Timestamp) -> usize {
+    /// Those of these that are dead letters, each once, by log and offset.
+    pub(super) fn dead_among(&self, these: &[(TopicName, u64)]) -> Vec<(u32, u64)> {
+        let inner = self.inner.lock();
+        let logs: HashMap<&TopicName, &Member> = inner.members.iter().map(|m| (&m.log.name, m)).collect();
+        let dead = these.iter().filter_map(|(topic, offset)| {
+            let member = logs.get(topic)?;
+            member.group.is_dead(*offset).then_some((member.log.id, *offset))
+        });
+        let mut seen = HashSet::new();
+        dead.filter(|letter| seen.insert(*letter)).collect()
+    }
+
+    /// How many dead letters there are.
+    pub(super) fn count_dead(&self) -> usize {
+        self.inner.lock().members.iter().map(|member| member.group.tally().dead).sum()
+    }
+
+    /// Redrives or discards dead letters, by topic; gives how many there were.
+    pub(super) fn revive<'a>(&self, events: impl Iterator<Item = (u32, Event<'a>)>, now: Timestamp) -> usize {
         let mut inner = self.inner.lock();
-        let mut done = 0;
-        for id in inner.members.ids() {
-            let Some(member) = inner.members.get(id) else { continue };
-            let offsets: Vec<u64> = match which {
-                None => member.group.dead_after(None).collect(),
-                Some(these) => these.iter().filter(|(t, _)| *t == member.log.name).map(|(_, o)| *o).collect(),
-            };
-            for offset in offsets {
-                let event =
-                    if redrive { Event::Redrive { offset, due: now } } else { Event::Discard(offset) };
-                done += usize::from(inner.members.apply(id, event, now, &self.listing));
-            }
-        }
+        let done = events.filter(|(id, event)| inner.members.apply(*id, *event, now, &self.listing)).count();
         drop(inner);
         self.wake();
         done
+    }
+
+    /// From now on something else is delivered in the place of a dead letter's message; `false` when it is none.
+    pub(super) fn mend(&self, log: &TopicLog, offset: u64) -> bool {
+        let mut inner = self.inner.lock();
+        let Some(member) = inner.members.get_mut(log.id) else { return false };
+        let is_dead = member.group.is_dead(offset);
+        if is_dead {
+            member.mended.insert(offset);
+        }
+        is_dead
+    }
+
+    /// Whether something else is delivered in a message's place.
+    pub(super) fn is_mended(&self, log: &TopicLog, offset: u64) -> bool {
+        self.inner.lock().members.get(log.id).is_some_and(|member| member.mended.contains(&offset))
+    }
+
+    /// Takes in what was mended before.
+    pub(super) fn restore_mended(&self, log: &TopicLog, offsets: BTreeSet<u64>) {
+        if let Some(member) = self.inner.lock().members.get_mut(log.id) {
+            member.mended = offsets;
+        }
     }
 
     /// Pauses or resumes; gives whether that changed anything.

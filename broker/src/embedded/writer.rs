@@ -65,12 +65,6 @@ pub(super) enum Command {
     },
     /// Persist what changed in a subscription by itself.
     Persist(Arc<SubscriptionState>),
-    Revive {
-        subscription: Arc<SubscriptionState>,
-        which: Option<Vec<(TopicName, u64)>>,
-        redrive: bool,
-        answer: oneshot::Sender<Result<usize>>,
-    },
     Operate {
         subscription: Arc<SubscriptionState>,
         operation: Operation,
@@ -350,16 +344,6 @@ impl Writer {
                 self.pass.answers.push(Answer::Settled(answer, result));
             }
             Command::Persist(subscription) => self.mark(&subscription),
-            Command::Revive { subscription, which, redrive, answer } => {
-                let result = if subscription.is_deleted() {
-                    Err(Error::not_found("subscription", &subscription.name))
-                } else {
-                    Ok(subscription.revive(which.as_deref(), redrive, self.now))
-                };
-                self.mark(&subscription);
-                self.require(Durability::Fsync);
-                self.pass.answers.push(Answer::Count(answer, result));
-            }
             Command::Operate { subscription, operation, answer } => {
                 let result = self.operate(&subscription, operation);
                 self.pass.answers.push(Answer::Count(answer, result));
@@ -438,9 +422,7 @@ impl Writer {
                 Answer::Settled(answer, Err(failure()))
             }
             Command::Persist(_) | Command::Refused { .. } => return,
-            Command::Revive { answer, .. } | Command::Operate { answer, .. } => {
-                Answer::Count(answer, Err(failure()))
-            }
+            Command::Operate { answer, .. } => Answer::Count(answer, Err(failure())),
             Command::PutTopic { answer, .. }
             | Command::PutSubscription { answer, .. }
             | Command::Put { answer, .. }

@@ -98,6 +98,18 @@ impl Group {
         self.aside.len() >= self.rules.max_aside
     }
 
+    /// Whether a message was given up.
+    #[must_use]
+    pub fn is_dead(&self, offset: u64) -> bool {
+        self.dead.contains_key(&offset)
+    }
+
+    /// Whether nothing is remembered of a message: it is done, or has not been looked at.
+    #[must_use]
+    pub fn is_settled(&self, offset: u64) -> bool {
+        matches!(self.standing(offset).0, Standing::Done | Standing::Unseen)
+    }
+
     /// The state of one message; how often it was delivered, and how often it failed, as far as it is known here.
     #[must_use]
     pub fn standing(&self, offset: u64) -> (Standing, u32, u32) {

@@ -99,6 +99,16 @@ macro_rules! conformance_cases {
                 a_restart_does_not_bring_it_back,
                 a_name_is_used_again_under_load,
             ]
+            redriving: [
+                a_rate_sets_their_moments_and_a_restart_keeps_them,
+                at_a_rate_they_come_in_order,
+                a_dry_run_only_counts,
+                a_filter_chooses,
+                many_are_gone_through,
+                a_mended_one_is_delivered_as_it_is_now,
+                a_mended_one_that_fails_again_stays_mended_until_it_is_discarded,
+                what_cannot_be_mended_is_refused,
+            ]
             compaction: [
                 only_the_newest_of_each_key_stays,
                 readers_pass_over_the_gaps,

@@ -26,6 +26,7 @@ mod pausing;
 mod purge;
 mod reads;
 mod receipts;
+mod redriving;
 mod requests;
 mod retention;
 mod seeking;

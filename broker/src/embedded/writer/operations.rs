@@ -1,14 +1,16 @@
-//! What an operator does to a subscription: pause and resume, move its place, let parked keys go on.
+//! What an operator does to a subscription: pause and resume, move its place, let parked keys go on, and deal with
+//! its dead letters.
 
 use std::sync::Arc;
 
-use crossdock_topics::{Durability, Error, Result, StartAt, TopicName};
+use bytes::Bytes;
+use crossdock_topics::{Durability, Error, Result, StartAt, Timestamp, TopicName};
 
 use super::Writer;
 use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
 use crate::embedded::subscription::SubscriptionState;
-use crate::group::Waiting;
+use crate::group::{Event, Waiting};
 
 /// What is to be done.
 pub(in crate::embedded) enum Operation {
@@ -18,6 +20,12 @@ pub(in crate::embedded) enum Operation {
     Seek { topic: Option<TopicName>, to: StartAt },
     /// Keys that are parked go on, by the topic and the offset of the message that keeps each so.
     ReleaseKeys { parked: Vec<(u32, u64, Waiting)>, give_up: bool },
+    /// Dead letters, by topic and offset, are delivered again, each not before its moment.
+    Redrive(Vec<(u32, u64, Timestamp)>),
+    /// Dead letters, by topic and offset, are forgotten.
+    Discard(Vec<(u32, u64)>),
+    /// A dead letter is delivered again as this record.
+    Mend { log: Arc<TopicLog>, offset: u64, record: Bytes },
 }
 
 impl Writer {
@@ -59,6 +67,24 @@ impl Writer {
             }
             Operation::ReleaseKeys { parked, give_up } => {
                 Ok(subscription.release_keys(&parked, give_up, self.now))
+            }
+            Operation::Redrive(letters) => {
+                let events = letters
+                    .iter()
+                    .map(|(log, offset, due)| (*log, Event::Redrive { offset: *offset, due: *due }));
+                Ok(subscription.revive(events, self.now))
+            }
+            Operation::Discard(letters) => {
+                let events = letters.iter().map(|(log, offset)| (*log, Event::Discard(*offset)));
+                Ok(subscription.revive(events, self.now))
+            }
+            Operation::Mend { log, offset, record } => {
+                let is_mended = subscription.mend(&log, offset);
+                if is_mended {
+                    let key = keys::message(subscription.id, log.id, keys::MENDED, offset);
+                    self.batch.put_cf(self.database.family("groups"), key, record);
+                }
+                Ok(usize::from(is_mended))
             }
         }
     }
