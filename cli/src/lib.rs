@@ -38,7 +38,7 @@ pub fn run(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
             return if error.use_stderr() { Exit::Usage } else { Exit::Done }.into();
         }
     };
-    let ended = log::start(arguments.serves()).map_err(Failure::from).and_then(|()| {
+    let ended = log::start(arguments.log()).map_err(Failure::from).and_then(|()| {
         if arguments.serves() {
             server::memory::tame();
         }

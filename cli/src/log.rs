@@ -7,13 +7,11 @@ use tracing_subscriber::EnvFilter;
 
 use crate::env;
 
-/// Starts logging. A server says what it does; a command only warns. `CROSSDOCK_LOG`, or `RUST_LOG`, says
-/// otherwise.
+/// Starts logging as usual for the command, unless `CROSSDOCK_LOG` or `RUST_LOG` says otherwise.
 ///
 /// # Errors
 /// `InvalidArgument` when the variable is not understood.
-pub(crate) fn start(serves: bool) -> Result<(), Error> {
-    let usual = if serves { "warn,crossdock=info" } else { "warn" };
+pub(crate) fn start(usual: &str) -> Result<(), Error> {
     let (name, directives) = match (env::get(env::LOG)?, env::get(env::RUST_LOG)?) {
         (Some(directives), _) => (env::LOG, directives),
         (None, Some(directives)) => (env::RUST_LOG, directives),

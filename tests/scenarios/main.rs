@@ -9,6 +9,7 @@ mod github_webhooks;
 mod lifecycle;
 mod readme;
 mod several_servers;
+mod verify;
 
 use crossdock_tests::{Builder, Sandbox};
 

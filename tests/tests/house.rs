@@ -19,7 +19,11 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("gateway", &["topics", "wire", "config", "access", "http"]),
     ("workers", &["topics", "wire", "config", "access"]),
     ("control", &["topics", "wire", "config", "access", "http"]),
-    ("cli", &["topics", "wire", "config", "access", "http", "broker", "gateway", "workers", "control"]),
+    ("verify", &["topics"]),
+    (
+        "cli",
+        &["topics", "wire", "config", "access", "http", "broker", "gateway", "workers", "control", "verify"],
+    ),
     ("tests", &[]),
     ("bench", &["topics", "broker", "tests"]),
 ];

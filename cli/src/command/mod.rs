@@ -18,6 +18,7 @@ mod sub;
 mod tail;
 mod topic;
 mod user;
+mod verify;
 
 use clap::{Parser, Subcommand};
 
@@ -85,6 +86,9 @@ enum Command {
     Channel(channel::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
+    Verify(verify::Arguments),
+    #[command(name = "verify-broker", hide = true)]
+    VerifyBroker(verify::Broker),
     Completion(completion::Arguments),
 }
 
@@ -111,7 +115,17 @@ impl Caller {
 impl Arguments {
     /// Whether the command is a server, whose log says what goes on.
     pub(crate) fn serves(&self) -> bool {
-        matches!(self.command, Command::Quickstart(_) | Command::Server(_))
+        matches!(self.command, Command::Quickstart(_) | Command::Server(_) | Command::VerifyBroker(_))
+    }
+
+    /// What is logged usually: a server says what it does, a command only warns, and one that breaks connections itself
+    /// does not even do that.
+    pub(crate) fn log(&self) -> &'static str {
+        match self.command {
+            Command::Verify(_) => "error",
+            _ if self.serves() => "warn,crossdock=info",
+            _ => "warn",
+        }
     }
 
     /// Runs the command.
@@ -138,6 +152,8 @@ impl Arguments {
             Command::Channel(arguments) => arguments.run(&caller).await,
             Command::Context(arguments) => arguments.run(&caller),
             Command::Bench(arguments) => arguments.run(&caller).await,
+            Command::Verify(arguments) => arguments.run(&caller).await,
+            Command::VerifyBroker(arguments) => arguments.run().await,
             Command::Completion(arguments) => arguments.run(),
         }
     }

@@ -20,7 +20,8 @@ fn help_texts() {
 
 fn write_help(command: &mut clap::Command, path: &str, all: &mut String) {
     all.push_str(&format!("==== {path} --help\n{}\n", command.render_long_help()));
-    let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+    let shown = command.get_subcommands().filter(|sub| !sub.is_hide_set());
+    let names: Vec<String> = shown.map(|sub| sub.get_name().to_owned()).collect();
     for name in names.iter().filter(|name| *name != "help") {
         if let Some(sub) = command.find_subcommand_mut(name) {
             write_help(sub, &format!("{path} {name}"), all);
@@ -33,7 +34,7 @@ fn every_command_is_in_the_documentation() {
     let documented = include_str!("../../../docs/CLI.md");
     let mut command = Arguments::command();
     command.build();
-    for group in command.get_subcommands().filter(|sub| sub.get_name() != "help") {
+    for group in command.get_subcommands().filter(|sub| sub.get_name() != "help" && !sub.is_hide_set()) {
         let leaves: Vec<String> = group
             .get_subcommands()
             .filter(|sub| sub.get_name() != "help")

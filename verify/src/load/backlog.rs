@@ -1,0 +1,31 @@
+//! How far consumers are behind, so that publishers wait for them and a round ends soon after its load.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::history::Reader;
+
+/// Publishers wait while a subscription has about so many messages before it.
+const LONG: u64 = 4000;
+
+/// About how many messages were stored, and how many settled on each subscription.
+#[derive(Debug, Default)]
+pub(super) struct Backlog {
+    stored: AtomicU64,
+    settled: [AtomicU64; Reader::ALL.len()],
+}
+
+impl Backlog {
+    pub(super) fn stored(&self, count: u64) {
+        self.stored.fetch_add(count, Ordering::Relaxed);
+    }
+
+    /// What was said, whether or not it took effect: good enough for a brake.
+    pub(super) fn settled(&self, reader: Reader, count: u64) {
+        self.settled[reader as usize].fetch_add(count, Ordering::Relaxed);
+    }
+
+    pub(super) fn is_long(&self) -> bool {
+        let least = self.settled.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or(0);
+        self.stored.load(Ordering::Relaxed) > least + LONG
+    }
+}
