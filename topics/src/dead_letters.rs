@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{DeadLetter, Record, Timestamp, TopicName};
+use crate::{DeadLetter, Error, Record, Timestamp, TopicName};
 
 /// Which dead letters of a subscription are meant.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,20 @@ pub struct Redrive {
     pub rate: Option<f64>,
     /// Only count them.
     pub dry_run: bool,
+}
+
+impl Redrive {
+    /// Checks that the rate is one.
+    ///
+    /// # Errors
+    /// [`crate::ErrorCode::InvalidArgument`].
+    pub fn check(&self) -> Result<(), Error> {
+        match self.rate.filter(|rate| !rate.is_finite() || *rate < 0.001) {
+            None => Ok(()),
+            Some(rate) => Err(Error::invalid(format!("{rate} a second is not a rate"))
+                .hint("use 0.001 or more, or none to have all of them at once")),
+        }
+    }
 }
 
 impl From<Selection> for Redrive {

@@ -94,10 +94,7 @@ impl Shared {
         name: &SubscriptionName,
         redrive: Redrive,
     ) -> Result<usize> {
-        if let Some(rate) = redrive.rate.filter(|rate| !rate.is_finite() || *rate < 0.001) {
-            return Err(Error::invalid(format!("{rate} a second is not a rate"))
-                .hint("use 0.001 or more, or none to have all of them at once"));
-        }
+        redrive.check()?;
         let fate = match redrive.dry_run {
             true => Fate::Count,
             false => Fate::Redrive { from: self.clock.now(), rate: redrive.rate },

@@ -324,6 +324,8 @@ impl Subscriptions for Remote {
     }
 
     async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize> {
+        // What is no number cannot be sent as one.
+        redrive.check()?;
         let repeat = if redrive.dry_run { Repeat::Harmless } else { Repeat::Never };
         call(&self.link, repeat, Call::Redrive { name: name.clone(), redrive }).await
     }
