@@ -8,6 +8,8 @@ mod client;
 mod pieces;
 mod pipe;
 mod server;
+mod tls;
 
 pub use client::{Address, DEFAULT_PORT, Remote, RemoteOptions};
 pub use server::{ServeOptions, serve};
+pub use tls::ServerTls;

@@ -12,6 +12,7 @@ use tokio::net::TcpStream;
 use super::options::RemoteOptions;
 use crate::remote::pieces::Pieces;
 use crate::remote::pipe::{Pipe, Stream};
+use crate::remote::tls;
 
 /// How long all of it may take.
 const PATIENCE: Duration = Duration::from_secs(15);
@@ -46,7 +47,7 @@ async fn dial(options: &RemoteOptions) -> Result<Box<dyn Stream>> {
     })?;
     // Frames are gathered here already.
     let _ = stream.set_nodelay(true);
-    Ok(Box::new(stream))
+    if address.tls { tls::encrypt(options, stream).await } else { Ok(Box::new(stream)) }
 }
 
 async fn introduce(options: &RemoteOptions) -> Result<Connected> {

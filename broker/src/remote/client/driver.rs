@@ -76,6 +76,7 @@ fn detach(link: &Link, reason: &str) {
         status.health.ready = false;
         status.health.reason = Some(format!("the connection was lost: {reason}"));
     });
+    link.consumers.lose();
     let mut state = link.state.lock();
     state.lanes.lose();
     state.output = Pieces::default();
@@ -149,12 +150,13 @@ impl<'a> Connection<'a> {
         self.link.driver.register(cx.waker());
         loop {
             let mut moved = self.write(cx)?;
-            match self.read(cx) {
-                Ok(some) => moved |= some,
-                Err(ended) => return Poll::Ready(ended),
-            }
+            let read = self.read(cx);
             if !self.told.is_empty() {
                 self.link.told(std::mem::take(&mut self.told));
+            }
+            match read {
+                Ok(some) => moved |= some,
+                Err(ended) => return Poll::Ready(ended),
             }
             if self.is_done() {
                 return Poll::Ready(Ok(()));

@@ -170,6 +170,17 @@ impl Link {
         self.status.borrow().health.clone()
     }
 
+    /// Which connection it is.
+    pub(super) fn connection(&self) -> u64 {
+        self.status.borrow().number
+    }
+
+    /// Whether a connection goes on.
+    pub(super) fn is_still(&self, connection: u64) -> bool {
+        let status = self.status.borrow();
+        (status.up || status.settling) && status.number == connection
+    }
+
     pub(super) fn is_closed(&self) -> bool {
         self.status.borrow().closed
     }

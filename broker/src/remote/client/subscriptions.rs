@@ -49,11 +49,14 @@ impl Consumers {
         self.joined.lock().is_empty()
     }
 
+    /// The connection is gone, and with it what the server called them.
+    pub(super) fn lose(&self) {
+        self.joined.lock().values_mut().for_each(|consumer| consumer.current = None);
+    }
+
     /// After a new connection: all join again.
     pub(super) fn join_again(&self, link: &Arc<Link>) {
-        let mut joined = self.joined.lock();
-        for (consumer, known) in joined.iter_mut() {
-            known.current = None;
+        for (consumer, known) in self.joined.lock().iter().filter(|(_, known)| known.current.is_none()) {
             link.tasks.spawn(join_again(link.clone(), *consumer, known.subscription.clone()));
         }
     }
@@ -202,12 +205,17 @@ impl Subscriptions for Remote {
     async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
         loop {
             self.link.connected().await?;
+            let connection = self.link.connection();
             match join(&self.link, name).await {
                 Ok(current) => {
                     let consumer = ConsumerId(current);
                     let known = Consumer { subscription: name.clone(), current: Some(current) };
                     self.link.consumers.joined.lock().insert(consumer, known);
-                    return Ok(consumer);
+                    if self.link.is_still(connection) {
+                        return Ok(consumer);
+                    }
+                    // It has left with its connection already.
+                    self.link.consumers.joined.lock().remove(&consumer);
                 }
                 // One that nobody knows of has left with its connection.
                 Err(Trouble::Lost) => {}
@@ -228,6 +236,7 @@ impl Subscriptions for Remote {
         let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
         loop {
             self.link.connected().await?;
+            let connection = self.link.connection();
             let consumer = match fetch.consumer {
                 None => None,
                 Some(consumer) => {
@@ -263,6 +272,9 @@ impl Subscriptions for Remote {
                 }
                 // What the lost connection may have brought is given back by the server.
                 Err(Trouble::Lost) => {}
+                // It had another name over the connection before.
+                Err(Trouble::Failed(error))
+                    if error.code == ErrorCode::NotFound && connection != self.link.connection() => {}
                 Err(Trouble::Failed(error)) => return Err(error),
             }
         }

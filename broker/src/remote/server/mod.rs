@@ -15,18 +15,24 @@ use std::time::Duration;
 
 use crossdock_access::Access;
 use crossdock_topics::{SharedBroker, Shutdown};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
 use super::pipe::{Pipe, Stream};
+use super::tls::ServerTls;
 use serving::Servings;
 use session::Session;
+
+/// How long the last words to a client may take.
+const GOODBYE: Duration = Duration::from_secs(1);
 
 /// How a broker is offered. The sizes bound what its clients can make this process hold.
 #[derive(Clone, Debug)]
 pub struct ServeOptions {
     /// What the server calls itself, for logs of clients.
     pub name: String,
+    /// What it proves itself by; without it connections are not encrypted.
+    pub tls: Option<ServerTls>,
     /// How many clients may be connected.
     pub connections: usize,
     /// How long a client may take until it has said who it is.
@@ -42,11 +48,12 @@ pub struct ServeOptions {
 }
 
 impl Default for ServeOptions {
-    /// 1024 clients; 10 s to say who it is; a heartbeat of 5 s; 4096 requests, 32 MiB waiting to be stored and 4 MiB
+    /// Not encrypted; 1024 clients; 10 s to say who it is; a heartbeat of 5 s; 4096 requests, 32 MiB waiting to be stored and 4 MiB
     /// waiting to be read.
     fn default() -> Self {
         Self {
             name: concat!("crossdock/", env!("CARGO_PKG_VERSION")).to_owned(),
+            tls: None,
             connections: 1024,
             greeting: Duration::from_secs(10),
             heartbeat: Duration::from_secs(5),
@@ -100,7 +107,7 @@ pub async fn serve(
         let _ = stream.set_nodelay(true);
         let server = server.clone();
         part.tasks().spawn(async move {
-            converse(&server, Box::new(stream), &peer.to_string()).await;
+            converse(&server, stream, &peer.to_string()).await;
             drop(place);
         });
     }
@@ -111,19 +118,32 @@ pub async fn serve(
 }
 
 /// One client's whole stay.
-async fn converse(server: &Arc<Server>, stream: Box<dyn Stream>, peer: &str) {
-    let mut pipe = Pipe::new(stream);
-    let greeting = tokio::time::timeout(server.options.greeting, greeting::greet(server, &mut pipe)).await;
-    let welcome = match greeting {
-        Ok(Ok(welcome)) => welcome,
-        Ok(Err(error)) => {
-            tracing::debug!(peer, %error, "a client was refused");
-            frames::refuse(&mut pipe, &error);
-            return pipe.finish(Duration::from_secs(1)).await;
-        }
-        Err(_) => return tracing::debug!(peer, "a client did not say in time who it is"),
+async fn converse(server: &Arc<Server>, stream: TcpStream, peer: &str) {
+    let greeting = async {
+        let stream: Box<dyn Stream> = match &server.options.tls {
+            Some(tls) => match tls.accept(stream).await {
+                Ok(stream) => stream,
+                Err(error) => return (None, Err(error)),
+            },
+            None => Box::new(stream),
+        };
+        let mut pipe = Pipe::new(stream);
+        let guest = greeting::greet(server, &mut pipe).await;
+        (Some(pipe), guest)
     };
-    let greeting::Guest { name, gate } = welcome;
+    let (pipe, guest) = match tokio::time::timeout(server.options.greeting, greeting).await {
+        Ok((Some(pipe), Ok(guest))) => (pipe, guest),
+        Ok((pipe, Err(error))) => {
+            tracing::debug!(peer, %error, "a client was refused");
+            if let Some(mut pipe) = pipe {
+                frames::refuse(&mut pipe, &error);
+                pipe.finish(GOODBYE).await;
+            }
+            return;
+        }
+        _ => return tracing::debug!(peer, "a client did not say in time who it is"),
+    };
+    let greeting::Guest { name, gate } = guest;
     tracing::debug!(peer, client = name, "a client has come");
     let mut session = Session::new(server.clone(), pipe, gate);
     let ended = std::future::poll_fn(|cx| session.poll(cx)).await;
@@ -135,6 +155,6 @@ async fn converse(server: &Arc<Server>, stream: Box<dyn Stream>, peer: &str) {
         if let Err(error) = &ended {
             frames::refuse(&mut pipe, error);
         }
-        pipe.finish(Duration::from_secs(1)).await;
+        pipe.finish(GOODBYE).await;
     }
 }
