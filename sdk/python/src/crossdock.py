@@ -28,6 +28,12 @@ is rejected with the reason (a message) or refused as an invalid argument (a req
     result = crossdock.run(fulfil, {"id": "7", "quantity": 2})
     assert result.outcome == "ack" and result.outputs[0].topic == "shipments"
 
+From outside of a server, `connect` gives a client that publishes, consumes, invokes and reads, and `host` (or
+`python -m crossdock run shop.py`) runs the same functions where it is started:
+
+    with crossdock.connect("crossdock://127.0.0.1:7402", user="ada", password="...") as cd:
+        cd.publish("orders", {"id": "7", "quantity": 2})
+
 This file has no dependency but Python 3.9 and comes with the server, which runs it with a service's code.
 """
 
@@ -36,6 +42,7 @@ from __future__ import annotations
 import base64
 import collections
 import collections.abc
+import concurrent.futures
 import dataclasses
 import datetime as dt
 import decimal
@@ -71,16 +78,25 @@ from typing import (
 
 __version__ = "0.1.0"
 __all__ = [
+    "AsyncClient",
+    "Client",
+    "Consumer",
     "Context",
+    "CrossdockError",
+    "Delivery",
     "InvokeError",
     "Message",
+    "Outgoing",
     "Page",
+    "Receipt",
     "Reject",
     "Response",
     "Result",
     "Retry",
     "Sandbox",
+    "connect",
     "consume",
+    "host",
     "run",
     "serve",
 ]
@@ -111,16 +127,25 @@ class Reject(Exception):
         self.reason = str(reason)
 
 
-class InvokeError(Exception):
-    """A request to another service, or the reading of a topic, failed. `code` is one of the stable codes:
-    `not_found`, `unavailable`, `timeout`, `overloaded`, `service_failed`, `invalid_argument`, ... `status` is the
-    one of the reply, when a service replied with 400 or more."""
+class CrossdockError(Exception):
+    """What was asked of a server was not done. `code` is one of the stable codes: `not_found`, `unavailable`,
+    `timeout`, `overloaded`, `conflict`, `permission_denied`, `unauthenticated`, `invalid_argument`, `too_large`, ...;
+    `message` says what is wrong, `hint` what to do next, and `retry_after` (seconds) when it is worth trying again."""
 
-    def __init__(self, code: str, message: str, hint: str | None = None, status: int | None = None) -> None:
+    def __init__(self, code: str, message: str, hint: str | None = None, retry_after: float | None = None) -> None:
         super().__init__(message if hint is None else f"{message}; {hint}")
         self.code = code
         self.message = message
         self.hint = hint
+        self.retry_after = retry_after
+
+
+class InvokeError(CrossdockError):
+    """A request to a service, or the reading of a topic, failed. `code` can also be `service_failed`. `status` is the
+    one of the reply, when a service replied with 400 or more."""
+
+    def __init__(self, code: str, message: str, hint: str | None = None, status: int | None = None) -> None:
+        super().__init__(code, message, hint)
         self.status = status
 
 
@@ -259,34 +284,11 @@ class Context:
         are given), and anything else (dict, list, dataclass...) as JSON. The id makes publishing the same thing
         twice store it once. Raises ValueError or TypeError for what cannot be published.
         """
-        if not isinstance(topic, str) or not _NAME.match(topic):
-            raise ValueError(f"{topic!r} cannot name a topic: use letters, digits, '_' and '-', joined by '.'")
-        if isinstance(data, Message):
-            key = data.key if key is None else key
-            id = data.id if id is None else id
-            headers = data.headers if headers is None else headers
-            correlation_id = data.correlation_id if correlation_id is None else correlation_id
-        payload, kind = _encode(data)
-        now = int(time.time() * 1000) if deliver_in is not None or expires_in is not None else 0
-        cause = self.message
-        record = _pack_record(
-            payload,
-            expires_at=None if expires_in is None else now + int(_seconds("expires_in", expires_in) * 1000),
-            deliver_at=None if deliver_in is None else now + int(_seconds("deliver_in", deliver_in) * 1000),
-            priority=priority,
-            key=key,
-            id=id,
-            correlation_id=cause.correlation_id if correlation_id is None else correlation_id,
-            reply_to=reply_to,
-            content_type=kind if content_type is None else content_type,
-            traceparent=cause.traceparent,
-            headers=headers,
-        )
-        run = self._outputs.setdefault(topic, bytearray())
-        if len(run) + len(record) > _MAX_OUTPUT:
-            raise ValueError(f"a handler can publish at most {_MAX_OUTPUT} bytes to a topic in one call")
-        run += _U32LE.pack(len(record))
-        run += record
+        record = _record_of(
+            topic, data, self.message, key, id, headers, content_type, correlation_id, reply_to, priority,
+            deliver_in, expires_in,
+        )  # fmt: skip
+        _add_output(self._outputs, topic, record)
 
     def invoke(self, service: str, data: Any = None, *, timeout: Seconds | None = None, returns: Any = None) -> Any:
         """Asks another service and gives its reply: JSON as data (or as the type `returns`), text as str, anything
@@ -306,15 +308,17 @@ class Context:
             return _pack([_INVOKE, question, service, max(0, int(wait * 1000))])
 
         reader = None if returns is None else _reader(returns)
-        return self._runner.ask(self._handler.is_async, header, record, lambda a: _read_answer(service, a, reader))
+        return self._runner.ask(
+            self._handler.is_async, header, record, lambda a: _read_answer(service, a, reader), wait + 1
+        )
 
     def read(self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0) -> Any:
         """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start",
         "end" or a datetime), waiting up to `wait` for the first one. In an async handler, await it. Raises
         InvokeError."""
-        return self._runner.ask(
-            self._handler.is_async, _read_header(topic, start, max, wait), b"", lambda a: _read_page(topic, a)
-        )
+        header = _read_header(topic, start, max, wait)
+        within = _seconds("wait", wait) + _PATIENCE
+        return self._runner.ask(self._handler.is_async, header, b"", lambda a: _read_page(topic, a), within)
 
     @property
     def log(self) -> logging.Logger:
@@ -499,6 +503,10 @@ class _Handler:
         self.budget = timeout if self.timeout is None else self.timeout
         self.subscription = self.manifest(service).get("subscription", "")
         self.quick = b"\x96\x11\x00" + _pack(self.subscription) + b"\x91\x97\x00"
+
+    def call(self, log: int, token: int, *message: Any) -> _Call:
+        """The call that a delivery asks for."""
+        return _Call(self, token, self.budget, Message(*message), log)
 
     def arguments(self, message: Message, ctx: Context) -> tuple[Any, ...]:
         """What to call the function with. Raises _Misfit."""
@@ -1070,6 +1078,57 @@ def _payload_bytes(record: bytes) -> int:
     return len(record) - at
 
 
+def _record_of(
+    topic: str,
+    data: Any,
+    cause: Message | None = None,
+    key: str | None = None,
+    id: str | None = None,
+    headers: Mapping[str, str] | None = None,
+    content_type: str | None = None,
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    priority: int = 0,
+    deliver_in: Seconds | None = None,
+    expires_in: Seconds | None = None,
+) -> bytes:
+    """What is published to a topic, as a packed record."""
+    if not isinstance(topic, str) or not _NAME.match(topic):
+        raise ValueError(f"{topic!r} cannot name a topic: use letters, digits, '_' and '-', joined by '.'")
+    if isinstance(data, Message):
+        key = data.key if key is None else key
+        id = data.id if id is None else id
+        headers = data.headers if headers is None else headers
+        correlation_id = data.correlation_id if correlation_id is None else correlation_id
+    payload, kind = _encode(data)
+    now = int(time.time() * 1000) if deliver_in is not None or expires_in is not None else 0
+    traceparent = None
+    if cause is not None:
+        traceparent = cause.traceparent
+        correlation_id = cause.correlation_id if correlation_id is None else correlation_id
+    return _pack_record(
+        payload,
+        expires_at=None if expires_in is None else now + int(_seconds("expires_in", expires_in) * 1000),
+        deliver_at=None if deliver_in is None else now + int(_seconds("deliver_in", deliver_in) * 1000),
+        priority=priority,
+        key=key,
+        id=id,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        content_type=kind if content_type is None else content_type,
+        traceparent=traceparent,
+        headers=headers,
+    )
+
+
+def _add_output(outputs: dict[str, bytearray], topic: str, record: bytes) -> None:
+    run = outputs.setdefault(topic, bytearray())
+    if len(run) + len(record) > _MAX_OUTPUT:
+        raise ValueError(f"one call can publish at most {_MAX_OUTPUT} bytes to a topic")
+    run += _U32LE.pack(len(record))
+    run += record
+
+
 # --- msgpack: as much of it as headers need ---------------------------------------------------------------------
 
 _U16 = struct.Struct(">H")
@@ -1216,7 +1275,7 @@ class _Splitter:
         self._have = 0
         self._need = 8
 
-    def feed(self, data: bytes, out: Callable[[_Frame], None]) -> None:
+    def feed(self, data: bytes, out: Callable[[_Frame], None], limit: int = 1 << 32) -> None:
         self._have += len(data)
         if self._parts or self._have < self._need:
             self._parts.append(data)
@@ -1230,6 +1289,8 @@ class _Splitter:
             length, head = _PREFIX.unpack_from(data, at)
             end = at + 4 + length
             if end > size:
+                if length > limit:
+                    raise ValueError(f"a frame of {length} bytes, the limit is {limit}")
                 self._need = end - at
                 break
             out((_unpack(data, at + 8)[0], data[at + 8 + head : end]))
@@ -1242,6 +1303,7 @@ class _Splitter:
 # --- Calls ------------------------------------------------------------------------------------------------------
 
 _MAX_REASON = 2000
+_PATIENCE = 30.0  # how long to wait for what does not say
 _JSON_REPLY = b"\x80\x00\x10\x00application/json"  # a record of nothing but this content type, and a payload
 
 
@@ -1251,9 +1313,15 @@ class _Runner:
     service = "service"
 
     def ask(
-        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+        self,
+        is_async: bool,
+        header: Callable[[int], bytes],
+        payload: bytes,
+        finish: Callable[[_Frame], Any],
+        within: float,
     ) -> Any:
-        """Sends a question and gives what `finish` makes of the answer; to an async handler, as an awaitable."""
+        """Sends a question and gives what `finish` makes of the answer; to an async handler, as an awaitable. The
+        answer is there `within` so many seconds."""
         raise NotImplementedError
 
 
@@ -1275,19 +1343,24 @@ def _request(handler: _Handler, header: _Header, record: bytes) -> _Call:
     return _Call(handler, header[1], header[3] / 1000, Message(record, header[4]))
 
 
-def _deliveries(handler: _Handler, header: _Header, run: bytes) -> list[_Call]:
-    """The calls that a frame of deliveries asks for."""
-    calls = []
+_T = TypeVar("_T")
+
+
+def _deliveries(header: _Header, run: bytes, make: Callable[..., _T]) -> list[_T]:
+    """What `make` makes of each delivery of a frame: the arguments are its log and token, and then a Message's."""
+    made = []
     at, number, sizes = 0, 0, header[3]
     for topic, log, runs in header[2]:
         for offset, token, time_ms, attempt, deliveries, count in runs:
             for more in range(count):
-                start = at + 4
-                at = start + _U32LE.unpack_from(run, at)[0]
-                message = Message(run[start:at], sizes[number], topic, offset + more, time_ms, attempt, deliveries)
-                calls.append(_Call(handler, token + more, handler.budget, message, log))
+                begin = at + 4
+                at = begin + _U32LE.unpack_from(run, at)[0]
+                size = sizes[number]
                 number += 1
-    return calls
+                made.append(
+                    make(log, token + more, run[begin:at], size, topic, offset + more, time_ms, attempt, deliveries)
+                )
+    return made
 
 
 def _read_header(topic: str, start: int | str | dt.datetime, max: int, wait: Seconds) -> Callable[[int], bytes]:
@@ -1575,7 +1648,7 @@ class _Inline(_Runner):
         if kind == _REQUEST:
             self._inbox.append(_request(self._handlers[header[2] - 1], header, payload))
         elif kind == _DELIVERIES:
-            self._inbox.extend(_deliveries(self._handlers[header[1] - 1], header, payload))
+            self._inbox.extend(_deliveries(header, payload, self._handlers[header[1] - 1].call))
         elif kind == _DRAIN:
             self._inbox.append(None)
         elif kind in (_ANSWER, _PAGE, _FAILED):
@@ -1588,7 +1661,12 @@ class _Inline(_Runner):
             self._sock.sendall(data)
 
     def ask(
-        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+        self,
+        is_async: bool,
+        header: Callable[[int], bytes],
+        payload: bytes,
+        finish: Callable[[_Frame], Any],
+        within: float,
     ) -> Any:
         with self._asking:
             self._question += 1
@@ -1663,7 +1741,7 @@ class _Loop(_Runner):
         if kind == _REQUEST:
             self._begin(_request(self._handlers[header[2] - 1], header, payload))
         elif kind == _DELIVERIES:
-            for call in _deliveries(self._handlers[header[1] - 1], header, payload):
+            for call in _deliveries(header, payload, self._handlers[header[1] - 1].call):
                 self._begin(call)
         elif kind in (_ANSWER, _PAGE, _FAILED):
             waiting = self._waiting.pop(header[1], None)
@@ -1720,7 +1798,12 @@ class _Loop(_Runner):
             self._waiting.pop(question, None)
 
     def ask(
-        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+        self,
+        is_async: bool,
+        header: Callable[[int], bytes],
+        payload: bytes,
+        finish: Callable[[_Frame], Any],
+        within: float,
     ) -> Any:
         work = self._ask(header, payload, finish)
         if is_async:
@@ -1789,6 +1872,11 @@ def _load(service: str, path: str) -> dict[str, Any]:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module
     spec.loader.exec_module(module)
+    return {"handlers": _check_handlers(service)}
+
+
+def _check_handlers(service: str) -> list[dict[str, Any]]:
+    """What the marked functions are, for a manifest. Raises _Unloadable."""
     if not _handlers:
         raise _Unloadable("there is no service in the file: mark a function with @consume(topic) or @serve()")
     manifest: list[dict[str, Any]] = []
@@ -1805,7 +1893,7 @@ def _load(service: str, path: str) -> dict[str, Any]:
             raise _Unloadable(f"two functions {what} {place[1]}: give one of them another name")
         taken.add(place)
         manifest.append(entry)
-    return {"handlers": manifest}
+    return manifest
 
 
 def _refuse(sock: socket.socket, why: str) -> None:
@@ -1843,6 +1931,1889 @@ def _open_beacon(path: str | None) -> Any:
         return bytearray(8)
     with open(path, "r+b") as file:
         return mmap.mmap(file.fileno(), 8)
+
+
+# --- Connections from outside: what every client of a server does ----------------------------------------------
+
+_PORT = 7402
+_MAX_FRAME = 80 * 1024 * 1024
+_BATCH_BYTES = 512 * 1024  # what goes into one batch of messages that were sent one by one
+_BATCH_MESSAGES = 4096
+_BATCHES = 8  # batches to one topic without an answer: enough to keep the server busy, few enough to fill up
+_UNANSWERED_BYTES = 64 * 1024 * 1024  # beyond it whoever sends waits
+_OUTCOMES = 4096  # in one settlement
+
+_log = logging.getLogger("crossdock")
+
+
+@dataclasses.dataclass(frozen=True)
+class Receipt:
+    """What a publisher holds for one message: it is stored."""
+
+    topic: str
+    offset: int
+    """Where it lies; for a duplicate, where the first one lies."""
+    duplicate: bool
+    """Whether its id had been stored before, so that nothing was stored now."""
+    durability: str
+    """How safe it is: "memory", "os", "fsync" or "quorum(n)"."""
+
+
+class _Address:
+    """Where a server is, and who is asking."""
+
+    def __init__(
+        self,
+        url: str | None,
+        user: str | None,
+        password: str | None,
+        api_key: str | None,
+        ca_file: str | None,
+        plain_credentials: bool,
+        name: str,
+    ) -> None:
+        env = os.environ.get
+        url = url or env("CROSSDOCK_BROKER_URL") or f"crossdock://127.0.0.1:{_PORT}"
+        parts = urllib.parse.urlsplit(url)
+        wrong = f"{url!r} is not a server's address: write it like crossdock://HOST:{_PORT}, or crossdocks:// with TLS"
+        try:
+            port = parts.port
+        except ValueError:
+            raise ValueError(wrong) from None
+        if parts.scheme not in ("crossdock", "crossdocks") or not parts.hostname or parts.path not in ("", "/"):
+            raise ValueError(wrong)
+        if parts.username or parts.password:
+            raise ValueError("an address holds no user or password: give them as arguments or in the environment")
+        self.host = parts.hostname
+        self.port = port or _PORT
+        self.url = f"{parts.scheme}://{parts.netloc}"
+        self.tls = parts.scheme == "crossdocks"
+        self.context: Any = None
+        if self.tls:
+            import ssl
+
+            ca_file = ca_file or env("CROSSDOCK_CA_FILE")
+            try:
+                self.context = ssl.create_default_context(cafile=ca_file)
+            except OSError as error:
+                raise ValueError(f"there are no certificates in {ca_file}: {error}") from None
+        self.name = name
+        api_key = api_key or (None if user else env("CROSSDOCK_API_KEY"))
+        user = user or (None if api_key else env("CROSSDOCK_USER"))
+        self.login: list[str | None] | None = None
+        if api_key:
+            self.login = [None, api_key]
+        elif user:
+            self.login = [user, password if password is not None else env("CROSSDOCK_PASSWORD", "")]
+        near = self.host in ("localhost", "::1") or self.host.startswith("127.")
+        if self.login is not None and not (self.tls or near or plain_credentials):
+            raise ValueError(
+                f"the password would be sent to {self.host} where others can read it: use crossdocks:// for an"
+                " encrypted connection, or plain_credentials=True if the network is your own"
+            )
+
+
+class _Item:
+    """Messages that somebody waits to see stored."""
+
+    __slots__ = ("run", "count", "topic", "future", "durability", "expected", "alone")
+
+    def __init__(
+        self, topic: str, run: bytes, count: int, durability: int | None, expected: list[Any] | None, alone: bool
+    ) -> None:
+        self.topic = topic
+        self.run = run
+        self.count = count
+        self.durability = durability
+        self.expected = expected
+        self.alone = alone
+        """Whether one receipt is wanted, not a list."""
+        self.future: concurrent.futures.Future[Any] = concurrent.futures.Future()
+
+
+class _Batch:
+    """Messages that are stored in one piece, and sent again until that is known."""
+
+    __slots__ = ("items", "size", "publisher", "sequence", "sent")
+
+    def __init__(self, items: list[_Item]) -> None:
+        self.items = items
+        self.size = sum(len(item.run) for item in items)
+        self.publisher = (0, 0)
+        self.sequence = 0
+        self.sent = 0
+
+
+class _Lane:
+    """What is on its way to one topic, in order."""
+
+    def __init__(self, topic: str) -> None:
+        self.topic = topic
+        self.queue: collections.deque[_Item] = collections.deque()
+        self.under_way: collections.deque[_Batch] = collections.deque()
+        self.renew()
+
+    def renew(self) -> None:
+        """It becomes a publisher that the server knows nothing of."""
+        self.publisher = (int.from_bytes(os.urandom(8), "big"), int.from_bytes(os.urandom(8), "big"))
+        self.sequence = 0
+
+    def name(self, batch: _Batch) -> None:
+        batch.publisher, batch.sequence, batch.sent = self.publisher, self.sequence, 0
+        self.sequence += 1
+
+    def fill(self) -> _Batch:
+        """The next batch, out of what is queued."""
+        items = [self.queue.popleft()]
+        size, count = len(items[0].run), items[0].count
+        alike = (items[0].durability, items[0].expected)
+        while self.queue and alike[1] is None:
+            item = self.queue[0]
+            size += len(item.run)
+            count += item.count
+            if size > _BATCH_BYTES or count > _BATCH_MESSAGES or (item.durability, item.expected) != alike:
+                break
+            items.append(self.queue.popleft())
+        return _Batch(items)
+
+
+class _Question:
+    """A request that waits for its answer, which is a frame in any case: `_FAILED` when there is no better one."""
+
+    __slots__ = ("header", "payload", "future", "again", "ends", "timer", "id")
+
+    def __init__(self, header: Callable[[int], bytes], payload: bytes, again: bool, ends: bool) -> None:
+        self.header = header
+        self.payload = payload
+        self.again = again
+        """Whether it does no harm to ask twice."""
+        self.ends = ends
+        """Whether it ends something, and so is said even to a server that is about to go."""
+        self.future: concurrent.futures.Future[_Frame] = concurrent.futures.Future()
+        self.timer: Any = None
+        self.id = 0
+
+
+class _Flow:
+    """Something that a server sends as it comes. All but `__init__` runs in the connection's thread."""
+
+    id = 0
+    """Its number in the connection as it is; 0 when it does not flow."""
+
+    def open(self, id: int) -> bytes:
+        """The frame that opens it."""
+        raise NotImplementedError
+
+    def take(self, header: _Header, payload: bytes) -> None:
+        """Something has come."""
+
+    def lost(self) -> None:
+        """The connection is no more."""
+
+    def hurry(self) -> None:
+        """The server is about to go, and waits for what is held here."""
+
+    def failed(self, error: CrossdockError) -> bool:
+        """It cannot flow. Gives whether to try again after a while."""
+        return False
+
+
+class _Session:
+    """One stay at the server: asyncio's protocol."""
+
+    def __init__(self, owner: _Connection) -> None:
+        self._owner = owner
+        self._splitter = _Splitter()
+        self.transport: Any = None
+        self.heard = self.said = time.monotonic()
+        self.choked = False
+        self.lost: Any = owner.loop.create_future()
+        self.welcome: Any = owner.loop.create_future()
+
+    def connection_made(self, transport: Any) -> None:
+        self.transport = transport
+
+    def connection_lost(self, error: Exception | None) -> None:
+        if not self.lost.done():
+            self.lost.set_result(error)
+        if not self.welcome.done():
+            self.welcome.set_exception(error or ConnectionError("the server closed the connection"))
+            self.welcome.exception()  # whoever wants to know has been told
+
+    def eof_received(self) -> None:
+        pass
+
+    def pause_writing(self) -> None:
+        self.choked = True
+
+    def resume_writing(self) -> None:
+        self.choked = False
+        self._owner.pump_all()
+
+    def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
+        try:
+            self._splitter.feed(data, self._take, _MAX_FRAME)
+        except Exception:  # a server that is not one, or our own fault: either way this stay is over
+            _log.exception("what the server said is not understood")
+            self.transport.abort()
+
+    def _take(self, frame: _Frame) -> None:
+        if self.welcome.done():
+            self._owner.take(frame)
+        else:
+            self.welcome.set_result(frame)
+
+    def send(self, *frames: bytes) -> None:
+        self.said = time.monotonic()
+        self.transport.write(frames[0] if len(frames) == 1 else b"".join(frames))
+
+
+class _Connection:
+    """A connection that is made again when it is lost, in a thread of its own. `ask`, `send` and `soon` may be called
+    from any thread, what else there is only in its own."""
+
+    def __init__(self, address: _Address) -> None:
+        import asyncio
+
+        self.address = address
+        self.loop: Any = asyncio.new_event_loop()
+        self.session: _Session | None = None
+        self.ready: concurrent.futures.Future[None] = concurrent.futures.Future()
+        self.trouble: str = "nothing has been tried yet"
+        self.draining = False
+        """The server is about to go, and is asked for nothing new."""
+        self.leaving = False
+        """This side is about to go."""
+        self.server = ""
+        self._asyncio: Any = asyncio
+        self._lock = threading.Lock()
+        self._room = threading.Condition(self._lock)
+        self._work: collections.deque[Callable[[], None]] = collections.deque()
+        self._woken = False
+        self._ended: CrossdockError | None = None
+        self._unanswered = 0
+        self._unsettled = 0
+        self._last_id = 0
+        self._lanes: dict[str, _Lane] = {}
+        self._answers: dict[int, Callable[[_Frame], None]] = {}
+        self._questions: dict[int, _Question] = {}
+        self._unasked: collections.deque[_Question] = collections.deque()
+        self._flows: list[_Flow] = []
+        self._flowing: dict[int, _Flow] = {}
+        self._heartbeat = 0.0
+        self._over: Any = self.loop.create_future()
+        self._thread = threading.Thread(target=self._run, name="crossdock", daemon=True)
+        self._thread.start()
+
+    # From any thread
+
+    def soon(self, work: Callable[[], None]) -> None:
+        """Has the connection's thread do this. Raises CrossdockError when it has ended."""
+        with self._lock:
+            if self._ended is not None:
+                raise self._ended
+            self._work.append(work)
+            if self._woken:
+                return
+            self._woken = True
+        try:
+            self.loop.call_soon_threadsafe(self._turn)
+        except RuntimeError:  # it has ended since
+            raise self._ended or _closed() from None
+
+    def ask(
+        self,
+        header: Callable[[int], bytes],
+        payload: bytes = b"",
+        within: float = _PATIENCE,
+        again: bool = False,
+        ends: bool = False,
+    ) -> concurrent.futures.Future[_Frame]:
+        """Sends a request; the future resolves with the answer, which may be `_FAILED`."""
+        question = _Question(header, payload, again, ends)
+
+        def begin() -> None:
+            question.timer = self.loop.call_later(within, self._expire, question)
+            self._ask(question)
+
+        self.soon(begin)
+        return question.future
+
+    def call(self, method: str, **arguments: Any) -> Any:
+        """Asks for what is asked rarely, waits for the answer and gives its JSON. Raises CrossdockError."""
+        text = _to_json({method: arguments}).encode()
+        header, payload = self.ask(lambda id: _pack([_CALL, id, len(text)]), text, again=True).result()
+        _raise_failed(header)
+        return json.loads(payload[: header[2]])
+
+    def send(self, item: _Item, patience: float) -> None:
+        """Queues messages; waits for room."""
+        size = len(item.run)
+        with self._room:
+            if self._unanswered and self._unanswered + size > _UNANSWERED_BYTES:
+                room = self._room.wait_for(
+                    lambda: self._unanswered + size <= _UNANSWERED_BYTES or not self._unanswered or self._ended,
+                    patience,
+                )
+                if not room:
+                    raise CrossdockError(
+                        "overloaded",
+                        f"{self._unanswered} bytes wait to be stored",
+                        "send less, or wait for the receipts",
+                    )
+            self._unanswered += size
+        try:
+            self.soon(lambda: self._queue(item))
+        except CrossdockError:
+            self._answered(size)
+            raise
+
+    def settling(self, count: int) -> None:
+        """So many settlements more are under way."""
+        with self._room:
+            self._unsettled += count
+            self._room.notify_all()
+
+    def close(self, patience: float) -> None:
+        """Waits until all that was sent is stored, then ends. Raises CrossdockError when it is not stored in time."""
+        with self._room:
+            stored = self._room.wait_for(
+                lambda: not (self._unanswered or self._unsettled) or self._ended is not None, patience
+            )
+        why = _closed()
+        if not stored:
+            why = CrossdockError(
+                "timeout",
+                f"the connection was closed before the server had said that everything is stored ({self.trouble})",
+                "it may be or not; messages that are published again with the same id are stored once",
+            )
+        try:
+            self.soon(lambda: self._end(why))
+        except CrossdockError:
+            pass
+        if threading.current_thread() is not self._thread:
+            self._thread.join(10)
+        if not stored:
+            raise why
+
+    # In its own thread
+
+    def _run(self) -> None:
+        self._asyncio.set_event_loop(self.loop)
+        try:
+            self.loop.run_until_complete(self._keep())
+        except Exception as error:
+            _log.exception("the connection has failed")
+            self._end(CrossdockError("internal", f"the connection has failed: {error!r}"))
+        finally:
+            self.loop.run_until_complete(self.loop.shutdown_asyncgens())
+            self.loop.close()
+
+    def _turn(self) -> None:
+        with self._lock:
+            work, self._work = self._work, collections.deque()
+            self._woken = False
+        for do in work:
+            do()
+
+    def next_id(self) -> int:
+        self._last_id += 1
+        return self._last_id
+
+    async def _keep(self) -> None:
+        """Connects, again and again."""
+        failures = 0
+        while self._ended is None:
+            try:
+                session = await self._asyncio.wait_for(self._connect(), 10)
+            except (OSError, self._asyncio.TimeoutError, CrossdockError) as error:
+                if self._is_final(error):
+                    return
+                failures += 1
+            else:
+                failures = 0
+                beat = self.loop.create_task(self._beat(session))
+                await self._asyncio.wait({session.lost, self._over}, return_when="FIRST_COMPLETED")
+                beat.cancel()
+                self._lose(session)
+            if self._ended is None:
+                pause = min(2.0, 0.05 * 2 ** min(failures, 10)) * (0.5 + os.urandom(1)[0] / 512)
+                await self._asyncio.wait({self._over}, timeout=pause)
+
+    def _is_final(self, error: Exception) -> bool:
+        """Whether trying again would not help; then everything is told so."""
+        import ssl
+
+        if isinstance(error, CrossdockError):
+            self.trouble = str(error)
+            final = error if error.code in ("unauthenticated", "permission_denied", "invalid_argument") else None
+        elif isinstance(error, ssl.SSLCertVerificationError):
+            self.trouble = f"the server's certificate is not trusted: {error.verify_message}"
+            hint = "name the certificate of who signed it as ca_file, or CROSSDOCK_CA_FILE"
+            final = CrossdockError("unauthenticated", self.trouble, hint)
+        else:
+            self.trouble = str(error) or error.__class__.__name__
+            final = None
+        if final is not None:
+            self._end(final)
+        return final is not None
+
+    async def _connect(self) -> _Session:
+        address, context = self.address, self.address.context
+        session = _Session(self)
+        await self.loop.create_connection(
+            lambda: session, address.host, address.port, ssl=context, server_hostname=address.host if context else None
+        )
+        try:
+            session.send(_frame(_pack([_HELLO, 0, _VERSION, _VERSION, address.name, address.login])))
+            header, _ = await session.welcome
+            if header[0] == _FAILED:
+                raise _error(header)
+            if header[0] != _WELCOME or header[2] != _VERSION:
+                raise CrossdockError("invalid_argument", f"the server speaks another protocol: {header!r}")
+        except BaseException:
+            session.transport.abort()
+            raise
+        self.server, self._heartbeat = header[3], header[4] / 1000
+        self._begin(session)
+        return session
+
+    def _begin(self, session: _Session) -> None:
+        """Goes on where the last stay ended."""
+        self.session, self.draining = session, False
+        for lane in self._lanes.values():
+            for batch in lane.under_way:
+                self._publish(lane, batch)
+        for flow in self._flows:
+            self._open(flow)
+        unasked, self._unasked = self._unasked, collections.deque()
+        for question in unasked:
+            self._ask(question)
+        self.pump_all()
+        if not self.ready.done():
+            self.ready.set_result(None)
+
+    def _lose(self, session: _Session) -> None:
+        session.transport.abort()
+        if self.session is not session:
+            return
+        self.session = None
+        self.trouble = "the connection was lost"
+        self._answers.clear()
+        self._flowing.clear()
+        for flow in self._flows:
+            flow.id = 0
+            flow.lost()
+        questions, self._questions = self._questions, {}
+        for question in questions.values():
+            if question.again:
+                self._unasked.append(question)
+            else:
+                self._settle(question, _failure("unavailable", "the connection was lost before the answer came"))
+
+    def _end(self, why: CrossdockError) -> None:
+        with self._room:
+            if self._ended is not None:
+                return
+            self._ended = why
+            self._room.notify_all()
+        session = self.session
+        if session is not None:
+            session.transport.close()
+            self._lose(session)
+        for question in self._unasked:
+            self._settle(question, _failure(why.code, why.message, why.hint))
+        self._unasked.clear()
+        for lane in self._lanes.values():
+            for item in [item for batch in lane.under_way for item in batch.items] + list(lane.queue):
+                self._answered(len(item.run))
+                item.future.set_exception(why)
+            lane.under_way.clear()
+            lane.queue.clear()
+        for flow in list(self._flows):
+            flow.failed(why)
+        self._flows.clear()
+        if not self.ready.done():
+            self.ready.set_exception(why)
+        if not self._over.done():
+            self._over.set_result(None)
+
+    async def _beat(self, session: _Session) -> None:
+        """Says that this side is there, and looks whether the other one is."""
+        if not self._heartbeat:
+            return
+        while True:
+            await self._asyncio.sleep(self._heartbeat / 2)
+            now = time.monotonic()
+            if now - session.heard > 3 * self._heartbeat:
+                session.transport.abort()
+            elif now - session.said >= self._heartbeat / 2:
+                session.send(_frame(_pack([_PING, 0])))
+
+    def take(self, frame: _Frame) -> None:
+        """Deals with what the server says."""
+        header = frame[0]
+        kind, id = header[0], header[1]
+        if kind in (_REQUEST, _ABANDONED):  # these the server numbers
+            for flow in list(self._flowing.values()):
+                if kind == _ABANDONED or flow.id == header[2]:
+                    flow.take(*frame)
+        elif id in self._answers:
+            self._answers.pop(id)(frame)
+        elif id in self._flowing:
+            flow = self._flowing[id]
+            if kind in (_FAILED, _END):
+                self._stopped(flow, header)
+            else:
+                flow.take(*frame)
+        elif kind == _DRAIN:
+            # The server closes the connection as soon as it has been told of all that is under way.
+            self.draining = True
+            for flow in self._flows:
+                flow.hurry()
+        elif kind == _FAILED and id == 0:
+            self.trouble = str(_error(header))
+            _log.warning("the server ends the connection: %s", self.trouble)
+
+    def _stopped(self, flow: _Flow, header: _Header) -> None:
+        del self._flowing[flow.id]
+        flow.id = 0
+        if header[0] == _END and (self.draining or self.leaving):
+            return  # what it has brought can still be settled; it begins again with the next stay
+        flow.lost()
+        error = _error(header) if header[0] == _FAILED else CrossdockError("unavailable", "the server ended the flow")
+        if flow in self._flows:
+            if flow.failed(error):
+                self.loop.call_later(1, self._open, flow)
+            else:
+                self._flows.remove(flow)
+
+    # Requests
+
+    def _ask(self, question: _Question) -> None:
+        session = self.session
+        if question.future.done():
+            return
+        if session is None or self.draining and not question.ends:
+            self._unasked.append(question)
+            return
+        question.id = self.next_id()
+        self._questions[question.id] = question
+        self._answers[question.id] = lambda frame: self._settle(question, frame)
+        session.send(_frame(question.header(question.id), question.payload))
+
+    def _settle(self, question: _Question, answer: _Frame) -> None:
+        self._questions.pop(question.id, None)
+        if question.timer is not None:
+            question.timer.cancel()
+        if not question.future.done() and question.future.set_running_or_notify_cancel():
+            question.future.set_result(answer)
+
+    def _expire(self, question: _Question) -> None:
+        if question in self._unasked:
+            self._unasked.remove(question)
+            text = f"{self.address.url} cannot be reached: {self.trouble}"
+            self._settle(question, _failure("unavailable", text, "is the server running, and is this its address?"))
+        elif self._questions.get(question.id) is question:
+            del self._answers[question.id]
+            if self.session is not None:
+                self.session.send(_frame(_pack([_CANCEL, question.id])))
+            self._settle(question, _failure("timeout", "the server did not answer in time"))
+
+    # Publishing
+
+    def _queue(self, item: _Item) -> None:
+        lane = self._lanes.get(item.topic)
+        if lane is None:
+            lane = self._lanes[item.topic] = _Lane(item.topic)
+        lane.queue.append(item)
+        # What else is about to be queued comes into the same batch.
+        if len(lane.queue) == 1:
+            self.loop.call_soon(self._pump, lane)
+
+    def pump_all(self) -> None:
+        for lane in self._lanes.values():
+            self._pump(lane)
+
+    def _pump(self, lane: _Lane) -> None:
+        session = self.session
+        while lane.queue and session is not None and not self.draining and not session.choked:
+            if len(lane.under_way) >= _BATCHES:
+                return
+            batch = lane.fill()
+            lane.name(batch)
+            lane.under_way.append(batch)
+            self._publish(lane, batch)
+
+    def _publish(self, lane: _Lane, batch: _Batch) -> None:
+        assert self.session is not None
+        first = batch.items[0]
+        mine = [other.sequence for other in lane.under_way if other.publisher == batch.publisher]
+        source = [*batch.publisher, batch.sequence, min(mine, default=batch.sequence)]
+        id = self.next_id()
+        header = _pack([_PUBLISH, id, lane.topic, first.durability, first.expected, source])
+        size = len(header)
+        self._answers[id] = lambda frame: self._published(lane, batch, frame[0])
+        batch.sent += 1
+        self.session.send(_PREFIX.pack(4 + size + batch.size, size), header, *(item.run for item in batch.items))
+
+    def _published(self, lane: _Lane, batch: _Batch, header: _Header) -> None:
+        if header[0] == _FAILED:
+            error = _error(header)
+            if error.code == "conflict" and batch.items[0].expected is None:
+                # The server knows nothing of this publisher any more, as when the topic was deleted and made again.
+                if batch.publisher == lane.publisher:
+                    lane.renew()
+                if batch.sent == 1:
+                    lane.name(batch)
+                    self._publish(lane, batch)
+                    return
+                error.hint = "they may be stored or not; messages that have an id are stored once"
+            self._done(lane, batch)
+            for item in batch.items:
+                if item.future.set_running_or_notify_cancel():
+                    item.future.set_exception(CrossdockError(error.code, error.message, error.hint, error.retry_after))
+            return
+        first, _, number, duplicates = header[2:6]
+        durability = ("memory", "os", "fsync")[number] if number < 3 else f"quorum({number - 100})"
+        earlier = dict(duplicates)
+        place = 0
+        self._done(lane, batch)
+        for item in batch.items:
+            receipts = []
+            for place in range(place, place + item.count):
+                duplicate = place in earlier
+                receipts.append(Receipt(lane.topic, earlier[place] if duplicate else first, duplicate, durability))
+                first += not duplicate
+            place += 1
+            if item.future.set_running_or_notify_cancel():
+                item.future.set_result(receipts[0] if item.alone else receipts)
+
+    def _done(self, lane: _Lane, batch: _Batch) -> None:
+        lane.under_way.remove(batch)
+        self._answered(batch.size)
+        if lane.queue:
+            self._pump(lane)
+        elif not lane.under_way and len(self._lanes) > 1000:
+            del self._lanes[lane.topic]  # whoever publishes to topics without end is a new publisher to each
+
+    def _answered(self, size: int) -> None:
+        with self._room:
+            self._unanswered -= size
+            self._room.notify_all()
+
+    # Flows
+
+    def add(self, flow: _Flow) -> None:
+        self._flows.append(flow)
+        self._open(flow)
+
+    def remove(self, flow: _Flow) -> None:
+        """It is to flow no more. What it holds is given back."""
+        if flow in self._flows:
+            self._flows.remove(flow)
+        if flow.id and self.session is not None:
+            self.session.send(_frame(_pack([_CANCEL, flow.id])))
+            self._flowing.pop(flow.id, None)
+            flow.id = 0
+
+    def _open(self, flow: _Flow) -> None:
+        if self.session is None or self.draining or self.leaving:
+            return
+        if not flow.id and flow in self._flows:
+            flow.id = self.next_id()
+            self._flowing[flow.id] = flow
+            self.session.send(_frame(flow.open(flow.id)))
+
+    def drain(self) -> None:
+        """Nothing new is to come."""
+        self.leaving = True
+        if self.session is not None:
+            self.session.send(_frame(_pack([_DRAIN, 0])))
+
+
+def _closed() -> CrossdockError:
+    return CrossdockError("unavailable", "the connection is closed")
+
+
+def _failure(code: str, message: str, hint: str | None = None) -> _Frame:
+    return [_FAILED, 0, [code, message, hint, None]], b""
+
+
+def _error(header: _Header) -> CrossdockError:
+    code, message, hint, after_ms = header[2][:4]
+    return CrossdockError(code, message, hint, None if after_ms is None else after_ms / 1000)
+
+
+def _raise_failed(header: _Header) -> None:
+    if header[0] == _FAILED:
+        raise _error(header)
+
+
+# --- Consuming --------------------------------------------------------------------------------------------------
+
+
+class Delivery(Message):
+    """A message that was taken from a subscription, and has to be settled: by `ack`, `retry`, `reject` or `release`.
+
+    Each of them gives a future (in async code, an awaitable) that resolves when it is durable; waiting for it is not
+    needed. Where it fails (the lease had run out, or the connection was lost) the message comes again.
+    """
+
+    __slots__ = ("_consumer", "_log", "_token", "_stay", "_outputs", "_settled")
+
+    def __init__(self, consumer: Consumer, log: int, token: int, *message: Any) -> None:
+        super().__init__(*message)
+        self._consumer = consumer
+        self._log = log
+        self._token = token
+        self._stay = consumer.stay
+        self._outputs: dict[str, bytearray] = {}
+        self._settled = False
+
+    def publish(self, topic: str, data: Any, **options: Any) -> None:
+        """Publishes a message when this one is acknowledged, together with it or not at all. The keywords are those of
+        `Context.publish`."""
+        _add_output(self._outputs, topic, _record_of(topic, data, self, **options))
+
+    def ack(self) -> Any:
+        """It is done: never deliver it again. What was published with it becomes visible."""
+        return self._settle(_ACK, outputs=self._outputs)
+
+    def retry(self, reason: str = "the consumer asked for a retry", *, after: Seconds | None = None) -> Any:
+        """It failed: deliver it again after the subscription's backoff, or after so many seconds."""
+        return self._settle(_RETRY, None if after is None else int(_seconds("after", after) * 1000), reason)
+
+    def reject(self, reason: str) -> Any:
+        """Never deliver it again: put it to the dead letters."""
+        return self._settle(_REJECT, None, reason)
+
+    def release(self) -> Any:
+        """Not done, and not the message's fault: deliver it again at once. Counts as nothing."""
+        return self._settle(_RELEASE)
+
+    def extend(self, lease: Seconds | None = None) -> Any:
+        """It takes longer: keep it for the subscription's lease from now on, or for so many seconds."""
+        seconds = self._consumer.lease if lease is None else _seconds("lease", lease)
+        return self._consumer.tell(lambda future: self._consumer.extend([self], seconds, future))
+
+    def _settle(
+        self,
+        verdict: int,
+        after_ms: int | None = None,
+        reason: str = "",
+        outputs: dict[str, bytearray] | None = None,
+    ) -> Any:
+        if self._settled:
+            raise ValueError(f"{self!r} has been settled already")
+        self._settled = True
+        runs, payload = _joined(outputs or {}, "a message")
+        ended = _Ended(runs, payload, verdict)
+        ended.after_ms, ended.reason = after_ms, reason[:_MAX_REASON]
+        return self._consumer.tell(lambda future: self._consumer.settle(self, ended, future), settles=True)
+
+
+def _joined(outputs: Mapping[str, bytearray], who: str) -> tuple[list[tuple[str, int]], bytes]:
+    total = sum(map(len, outputs.values()))
+    if total > _MAX_OUTPUT:
+        raise ValueError(f"{who} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
+    return [(topic, len(run)) for topic, run in outputs.items()], b"".join(outputs.values())
+
+
+_Future = Any  # of what a Delivery's methods give
+
+
+class Consumer(_Flow):
+    """Messages of a subscription, as they come: iterate over it, or `get` one. Made by `Client.consume`.
+
+    Messages that wait here are kept from others for as long as this process lives; from when it is handed out a
+    message has at least two thirds of its lease left.
+    """
+
+    stay = 0
+    """Which connection it is: what came with an earlier one cannot be settled any more."""
+    lease = 30.0
+
+    def __init__(
+        self, connection: _Connection, subscription: str, by: str, prefetch: int, lease: float | None, is_async: bool
+    ) -> None:
+        self.subscription = subscription
+        self._connection = connection
+        self._by = by
+        self._depth = prefetch
+        self._own_lease = lease
+        self._is_async = is_async
+        self._lock = threading.Lock()
+        self._queue: collections.deque[Delivery] = collections.deque()
+        self._takers: collections.deque[concurrent.futures.Future[Delivery]] = collections.deque()
+        self._ended: CrossdockError | None = None
+        # In the connection's thread alone:
+        self._granted = self._granted_bytes = 0  # what the server may still send
+        self._held: dict[int, Delivery] = {}
+        self._renewed: dict[int, float] = {}
+        self._verdicts: list[tuple[Delivery, _Ended, _Future]] = []
+        self._settling = 0
+        self._leaving = False
+
+    # For whoever consumes
+
+    def __iter__(self) -> Consumer:
+        return self
+
+    def __next__(self) -> Delivery:
+        delivery = self.get()
+        if delivery is None:
+            raise StopIteration
+        return delivery
+
+    def get(self, timeout: Seconds | None = None) -> Delivery | None:
+        """The next message; None when it has not come in time, or the consumer is closed. Raises CrossdockError when
+        none can come any more, as when the subscription was deleted."""
+        taker = self._taker()
+        if taker is None:
+            return None
+        try:
+            return taker.result(None if timeout is None else _seconds("timeout", timeout))
+        except concurrent.futures.TimeoutError:
+            return None if taker.cancel() else self._result(taker)
+        except concurrent.futures.CancelledError:
+            return None
+
+    def __aiter__(self) -> Consumer:
+        return self
+
+    async def __anext__(self) -> Delivery:
+        import asyncio
+
+        taker = self._taker()
+        if taker is None:
+            raise StopAsyncIteration
+        try:
+            return await asyncio.wrap_future(taker)
+        except asyncio.CancelledError:
+            if taker.done() and not taker.cancelled() and taker.exception() is None:
+                self._put_back(taker.result())
+            if self._ended is not None and self._ended.code == "closed":
+                raise StopAsyncIteration from None
+            raise
+
+    def close(self) -> None:
+        """Takes no more. What has not been handed out or settled is given back, and no failure is counted."""
+        self._finish(CrossdockError("closed", "the consumer is closed"))
+
+        try:
+            self._connection.soon(self._leave)
+        except CrossdockError:
+            pass
+
+    def __enter__(self) -> Consumer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def _taker(self) -> concurrent.futures.Future[Delivery] | None:
+        taker: concurrent.futures.Future[Delivery] = concurrent.futures.Future()
+        with self._lock:
+            if self._queue:
+                taker.set_result(self._queue.popleft())
+            elif self._ended is None:
+                self._takers.append(taker)
+            elif self._ended.code == "closed":
+                return None
+            else:
+                raise self._ended
+        return taker
+
+    @staticmethod
+    def _result(taker: concurrent.futures.Future[Delivery]) -> Delivery | None:
+        try:
+            return taker.result()
+        except concurrent.futures.CancelledError:
+            return None
+
+    def _put_back(self, delivery: Delivery) -> None:
+        with self._lock:
+            self._queue.appendleft(delivery)
+
+    def _finish(self, why: CrossdockError) -> None:
+        with self._lock:
+            if self._ended is None:
+                self._ended = why
+            takers, self._takers = self._takers, collections.deque()
+            if why.code == "closed":
+                self._queue.clear()
+        for taker in takers:
+            if why.code == "closed":
+                taker.cancel()
+            elif taker.set_running_or_notify_cancel():
+                taker.set_exception(why)
+
+    def tell(self, what: Callable[[concurrent.futures.Future[None]], None], settles: bool = False) -> Any:
+        """Has the connection's thread do this, and gives what resolves when it is done."""
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+        if settles:
+            self._connection.settling(1)
+            future.add_done_callback(lambda _: self._connection.settling(-1))
+        try:
+            self._connection.soon(lambda: what(future))
+        except CrossdockError as error:
+            future.set_exception(error)
+        if self._is_async:
+            import asyncio
+
+            return asyncio.wrap_future(future)
+        return future
+
+    # In the connection's thread
+
+    def start(self, lease: float) -> None:
+        self.lease = lease if self._own_lease is None else self._own_lease
+        self._connection.add(self)
+        self._look()
+
+    def _leave(self) -> None:
+        """Leaves as soon as what was settled is."""
+        self._leaving = True
+        if not self._verdicts and not self._settling:
+            self._connection.remove(self)
+
+    def open(self, id: int) -> bytes:
+        self.stay += 1
+        self._granted, self._granted_bytes = self._depth, _UNANSWERED_BYTES // 4
+        lease = None if self._own_lease is None else int(self._own_lease * 1000)
+        return _pack([_CONSUME, id, self.subscription, self._granted, self._granted_bytes, lease])
+
+    def take(self, header: _Header, payload: bytes) -> None:
+        if header[0] != _DELIVERIES:
+            return
+        now = time.monotonic()
+        for delivery in _deliveries(header, payload, lambda *a: Delivery(self, *a)):
+            self._held[delivery._token] = delivery
+            self._renewed[delivery._token] = now
+            self._granted -= 1
+            self._granted_bytes -= len(delivery._record)
+            self._arrive(delivery)
+
+    def _arrive(self, delivery: Delivery) -> None:
+        with self._lock:
+            while self._takers:
+                taker = self._takers.popleft()
+                if taker.set_running_or_notify_cancel():
+                    break
+            else:
+                self._queue.append(delivery)
+                return
+        taker.set_result(delivery)
+
+    def hurry(self) -> None:
+        with self._lock:
+            unseen, self._queue = self._queue, collections.deque()
+        self._give_back(unseen)
+
+    def _give_back(self, deliveries: collections.deque[Delivery]) -> None:
+        """Releases what nobody has looked at."""
+        while deliveries:
+            self.settle(deliveries.popleft(), _Ended([], b"", _RELEASE), self._confirmation())
+
+    def _confirmation(self) -> concurrent.futures.Future[None]:
+        """Where a settlement that nobody waits for is confirmed."""
+        return concurrent.futures.Future()
+
+    def lost(self) -> None:
+        """What came with this connection is given back by the server."""
+        self._held.clear()
+        self._renewed.clear()
+        with self._lock:
+            self._queue.clear()
+        verdicts, self._verdicts = self._verdicts, []
+        for _, _, future in verdicts:
+            future.set_exception(_gone())
+
+    def failed(self, error: CrossdockError) -> bool:
+        if error.code in ("unavailable", "overloaded", "timeout") and self._connection.session is not None:
+            _log.warning("cannot consume from %s, will try again: %s", self.subscription, error)
+            return True
+        self._finish(error)
+        return False
+
+    def settle(self, delivery: Delivery, ended: _Ended, future: _Future) -> None:
+        if delivery._stay != self.stay or self._held.pop(delivery._token, None) is None:
+            future.set_exception(_gone())
+            return
+        self._renewed.pop(delivery._token, None)
+        if not self._verdicts:
+            self._connection.loop.call_soon(self._flush)
+        self._verdicts.append((delivery, ended, future))
+
+    def _flush(self) -> None:
+        """Sends what was settled: all together, but each that publishes something by itself."""
+        verdicts, self._verdicts = self._verdicts, []
+        plain: list[tuple[Delivery, _Ended, _Future]] = []
+        for verdict in verdicts:
+            if verdict[1].runs:
+                self._send([verdict])
+            else:
+                plain.append(verdict)
+        for at in range(0, len(plain), _OUTCOMES):
+            self._send(plain[at : at + _OUTCOMES])
+        if verdicts:
+            self._top_up()
+
+    def _send(self, verdicts: list[tuple[Delivery, _Ended, _Future]]) -> None:
+        said: list[list[Any]] = [
+            [e.verdict, d._log, d.offset, d._token, 1, e.after_ms, e.reason]
+            for d, e, _ in sorted(verdicts, key=lambda v: (v[0]._log, v[0]._token))
+        ]
+        ranges = said[:1]
+        for outcome in said[1:]:
+            last = ranges[-1]
+            count = last[4]
+            follows = [last[0], last[1], last[2] + count, last[3] + count, 1, last[5], last[6]]
+            if outcome == follows:
+                last[4] += 1
+            else:
+                ranges.append(outcome)
+        ended = verdicts[0][1]
+        header = [self.subscription, ranges, ended.runs, self._by]
+        self._settling += 1
+        try:
+            asked = self._connection.ask(lambda id: _pack([_SETTLE, id, *header]), ended.payload, ends=True)
+        except CrossdockError as error:
+            self._was_settled(verdicts, _failure(error.code, error.message)[0])
+        else:
+            asked.add_done_callback(lambda asked: self._was_settled(verdicts, asked.result()[0]))
+
+    def _was_settled(self, verdicts: list[tuple[Delivery, _Ended, _Future]], header: _Header) -> None:
+        self._settling -= 1
+        stale: set[tuple[int, int]] = set()
+        error = _error(header) if header[0] == _FAILED else None
+        if error is None:
+            stale = {(log, token + i) for log, _, token, count in header[3] for i in range(count)}
+        for delivery, ended, future in verdicts:
+            if error is None and (delivery._log, delivery._token) not in stale:
+                future.set_result(None)
+                continue
+            why = error or CrossdockError("conflict", "its lease had run out, or it was settled before")
+            if ended.verdict != _RELEASE:
+                _log.warning("%r could not be settled and may come again: %s", delivery, why)
+            future.set_exception(why)
+        if self._leaving:
+            self._leave()
+
+    def extend(self, deliveries: list[Delivery], lease: float, future: _Future | None = None) -> None:
+        held = [d for d in deliveries if d._stay == self.stay and d._token in self._held]
+        if not held:
+            if future is not None:
+                future.set_exception(_gone())
+            return
+        now = time.monotonic()
+        for delivery in held:
+            self._renewed[delivery._token] = now
+        ranges = [[d._log, d.offset, d._token, 1] for d in held]
+        asked = self._connection.ask(
+            lambda id: _pack([_EXTEND, id, self.subscription, int(lease * 1000), ranges]), ends=True
+        )
+
+        def answered(asked: concurrent.futures.Future[_Frame]) -> None:
+            header = asked.result()[0]
+            if future is None:
+                return
+            if header[0] == _FAILED:
+                future.set_exception(_error(header))
+            elif header[3]:
+                future.set_exception(_gone())
+            else:
+                future.set_result(None)
+
+        asked.add_done_callback(answered)
+
+    def _top_up(self) -> None:
+        """Lets more come, when that is worth a frame."""
+        more = self._depth - self._granted - len(self._held)
+        if not self.id or self._leaving or more * 4 < self._depth or self._connection.session is None:
+            return
+        held = sum(len(delivery._record) for delivery in self._held.values())
+        bytes_more = max(0, _UNANSWERED_BYTES // 4 - max(0, self._granted_bytes) - held)
+        self._granted += more
+        self._granted_bytes = max(0, self._granted_bytes) + bytes_more
+        self._connection.session.send(_frame(_pack([_CREDIT, self.id, more, bytes_more])))
+
+    def _waiting(self) -> list[Delivery]:
+        """What is to be kept from others."""
+        with self._lock:
+            return list(self._queue)
+
+    def _look(self) -> None:
+        """Renews leases, now and then."""
+        if self._ended is not None:
+            return
+        self._connection.loop.call_later(self.lease / 6, self._look)
+        old = time.monotonic() - self.lease / 4
+        if self.id or self._connection.draining:
+            due = [d for d in self._waiting() if self._renewed.get(d._token, old) < old]
+            if due:
+                self.extend(due, self.lease)
+
+
+def _gone() -> CrossdockError:
+    return CrossdockError(
+        "conflict",
+        "the message is not held any more: its lease has run out, or the connection was lost",
+        "it is delivered again",
+    )
+
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)\s*([a-z]+)")
+
+
+def _read_duration(text: str) -> float:
+    """The seconds of a duration as the server writes it, such as `1m 30s`."""
+    units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600, "day": 86400, "days": 86400}
+    return sum(float(number) * units.get(unit, 0) for number, unit in _DURATION.findall(text)) or 30.0
+
+
+# --- The client -------------------------------------------------------------------------------------------------
+
+
+@dataclasses.dataclass(frozen=True)
+class Outgoing:
+    """A message for `publish_many`: its data, and the keywords of `publish` that are about the message itself."""
+
+    data: Any
+    key: str | None = None
+    id: str | None = None
+    headers: Mapping[str, str] | None = None
+    content_type: str | None = None
+    correlation_id: str | None = None
+    reply_to: str | None = None
+    priority: int = 0
+    deliver_in: Seconds | None = None
+    expires_in: Seconds | None = None
+
+
+_DURABILITIES = {"memory": 0, "os": 1, "fsync": 2}
+
+
+def _item(
+    topic: str,
+    messages: Sequence[Any],
+    durability: str | None = None,
+    expected_last: int | None = None,
+    expected_last_of_key: int | None = None,
+    alone: bool = False,
+) -> _Item:
+    parts: list[bytes] = []
+    key = None
+    for message in messages:
+        fields = {**message.__dict__} if isinstance(message, Outgoing) else {"data": message}
+        key = fields.get("key")
+        record = _record_of(topic, **fields)
+        parts += (_U32LE.pack(len(record)), record)
+    run = b"".join(parts)
+    if not messages or len(messages) > 65_536 or len(run) > _MAX_OUTPUT:
+        raise ValueError(f"one piece has 1 to 65536 messages and up to {_MAX_OUTPUT} bytes, this has {len(messages)}")
+    number = None
+    if durability is not None:
+        quorum = re.fullmatch(r"quorum\((\d{1,2})\)", durability)
+        if durability not in _DURABILITIES and not quorum:
+            raise ValueError(f'{durability!r} is no durability; it can be "memory", "os", "fsync" or "quorum(n)"')
+        number = 100 + int(quorum.group(1)) if quorum else _DURABILITIES[durability]
+    expected = None
+    if expected_last is not None:
+        expected = [None if expected_last < 0 else expected_last, None]
+    if expected_last_of_key is not None:
+        if expected is not None or key is None:
+            raise ValueError("expected_last_of_key needs a key, and goes without expected_last")
+        expected = [None if expected_last_of_key < 0 else expected_last_of_key, key]
+    return _Item(topic, run, len(messages), number, expected, alone)
+
+
+class Client:
+    """A connection to a server, as `connect` makes it. All of it can be used from several threads.
+
+    A connection that is lost is made again. Until then what is published waits, and what was published without an
+    answer is sent again and stored once; a consumer's messages come again; a request fails with `unavailable`.
+    """
+
+    def __init__(self, address: _Address, timeout: float) -> None:
+        self._timeout = timeout
+        self._name = address.name
+        self._connection = _Connection(address)
+        self._consumers: list[Consumer] = []
+
+    def __enter__(self) -> Client:
+        self._opened(self._timeout)
+        return self
+
+    def _opened(self, timeout: float) -> None:
+        try:
+            self._connection.ready.result(timeout)
+        except concurrent.futures.TimeoutError:
+            why = f"{self._connection.address.url} cannot be reached: {self._connection.trouble}"
+            self.close(0)
+            raise CrossdockError("unavailable", why, "is the server running, and is this its address?") from None
+        except CrossdockError as error:
+            raise CrossdockError(error.code, error.message, error.hint) from None
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        try:
+            self.close()
+        except CrossdockError:
+            if kind is None:
+                raise
+
+    def close(self, timeout: Seconds = _PATIENCE) -> None:
+        """Waits until all that was sent is stored and all that was settled is durable, for up to `timeout`, and
+        closes. Raises CrossdockError when that was not so in time."""
+        for consumer in self._consumers:
+            consumer.close()
+        self._connection.close(_seconds("timeout", timeout))
+
+    async def __aenter__(self) -> AsyncClient:
+        import asyncio
+
+        await asyncio.get_running_loop().run_in_executor(None, self._opened, self._timeout)
+        self._async = AsyncClient(self)
+        return self._async
+
+    async def __aexit__(self, kind: Any, error: Any, trace: Any) -> None:
+        import asyncio
+
+        await asyncio.get_running_loop().run_in_executor(None, self.__exit__, kind, error, trace)
+
+    def publish(
+        self,
+        topic: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        id: str | None = None,
+        headers: Mapping[str, str] | None = None,
+        content_type: str | None = None,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        priority: int = 0,
+        deliver_in: Seconds | None = None,
+        expires_in: Seconds | None = None,
+        durability: str | None = None,
+        expected_last: int | None = None,
+        expected_last_of_key: int | None = None,
+        timeout: Seconds = _PATIENCE,
+    ) -> Receipt:
+        """Publishes a message and waits until it is stored as safely as its topic asks, or as `durability` ("memory",
+        "os", "fsync") if that is more.
+
+        Bytes are sent as they are, str as text, a Message as it came, and anything else as JSON. With `expected_last`
+        it is only stored if the topic's newest message has this offset (-1: if there is none), and with
+        `expected_last_of_key` the same for its key, in a compacted topic; else it fails with `conflict`.
+
+        Raises CrossdockError; with `timeout` it may be stored or not, and is still sent until the client is closed.
+        """
+        message = Outgoing(
+            data, key, id, headers, content_type, correlation_id, reply_to, priority, deliver_in, expires_in
+        )
+        item = _item(topic, [message], durability, expected_last, expected_last_of_key, alone=True)
+        return typing.cast(Receipt, self._stored(self._send(item, timeout), timeout))
+
+    def publish_many(
+        self,
+        topic: str,
+        messages: Sequence[Any],
+        *,
+        durability: str | None = None,
+        expected_last: int | None = None,
+        timeout: Seconds = _PATIENCE,
+    ) -> list[Receipt]:
+        """Publishes messages in one piece: all of them are stored, one after another, or none. Each is data as with
+        `publish`, or an Outgoing. At most 65,536 and 64 MiB."""
+        item = _item(topic, list(messages), durability, expected_last)
+        return typing.cast("list[Receipt]", self._stored(self._send(item, timeout), timeout))
+
+    def send(self, topic: str, data: Any, **options: Any) -> concurrent.futures.Future[Receipt]:
+        """Publishes without waiting: the future resolves with the receipt. Messages to one topic are stored in the order
+        in which they were sent. When 64 MiB are under way it waits for room. The keywords are those of `publish`."""
+        timeout = options.pop("timeout", _PATIENCE)
+        rest = {n: options.pop(n) for n in ("durability", "expected_last", "expected_last_of_key") if n in options}
+        return self._send(_item(topic, [Outgoing(data, **options)], alone=True, **rest), timeout)
+
+    def _send(self, item: _Item, timeout: Seconds) -> concurrent.futures.Future[Any]:
+        self._connection.send(item, _seconds("timeout", timeout))
+        return item.future
+
+    def _stored(self, future: concurrent.futures.Future[Any], timeout: Seconds) -> Any:
+        try:
+            return future.result(_seconds("timeout", timeout))
+        except concurrent.futures.TimeoutError:
+            raise self._late() from None
+
+    def _late(self) -> CrossdockError:
+        state = "no answer" if self._connection.session is not None else self._connection.trouble
+        return CrossdockError(
+            "timeout",
+            f"the server has not said that it is stored ({state})",
+            "it may be stored or not; a message that is published again with the same id is stored once",
+        )
+
+    def consume(
+        self, subscription: str, *, prefetch: int = 256, lease: Seconds | None = None, by: str | None = None
+    ) -> Consumer:
+        """Takes messages of a subscription; iterate over what this gives, and settle each.
+
+        prefetch   how many may be here without being settled
+        lease      how long each may be held, in seconds; unless said, as the subscription says
+        by         who settles, as dead letters show it; the client's name unless said
+        """
+        return self._consume(subscription, prefetch, lease, by, is_async=False)
+
+    def _consume(
+        self, subscription: str, prefetch: int, lease: Seconds | None, by: str | None, is_async: bool
+    ) -> Consumer:
+        if not isinstance(prefetch, int) or not 1 <= prefetch <= 65_536:
+            raise ValueError("prefetch can be 1 to 65536")
+        own = None if lease is None else _seconds("lease", lease)
+        consumer = Consumer(self._connection, subscription, by or self._name, prefetch, own, is_async)
+        self._consumers = [c for c in self._consumers if c._ended is None] + [consumer]
+        _begin_consuming(self._connection, consumer)
+        return consumer
+
+    def invoke(
+        self,
+        service: str,
+        data: Any = None,
+        *,
+        timeout: Seconds = _PATIENCE,
+        returns: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """Asks a service and gives its reply: JSON as data (or as the type `returns`), text as str, anything else as
+        bytes. Raises InvokeError when nobody answers, in time or at all, or the service fails."""
+        return self._invoke(service, data, timeout, headers).result()(returns)
+
+    def _invoke(
+        self, service: str, data: Any, timeout: Seconds, headers: Mapping[str, str] | None
+    ) -> concurrent.futures.Future[Callable[[Any], Any]]:
+        payload, kind = _encode(data)
+        wait = _seconds("timeout", timeout)
+        record = _pack_record(payload, content_type=kind, headers=headers)
+        asked = self._connection.ask(
+            lambda id: _pack([_INVOKE, id, service, int(wait * 1000)]), record, within=wait + 1
+        )
+        return _then(asked, lambda a: lambda returns: _read_answer(service, a, returns and _reader(returns)))
+
+    def read(self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0) -> Page:
+        """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start", "end"
+        or a datetime), waiting up to `wait` for the first one. Raises CrossdockError."""
+        return self._read(topic, start, max, wait).result()
+
+    def _read(
+        self, topic: str, start: int | str | dt.datetime, max: int, wait: Seconds
+    ) -> concurrent.futures.Future[Page]:
+        within = _seconds("wait", wait) + _PATIENCE
+        asked = self._connection.ask(_read_header(topic, start, max, wait), within=within, again=True)
+        return _then(asked, lambda answer: _read_page(topic, answer))
+
+
+def _then(first: concurrent.futures.Future[_Frame], make: Callable[[_Frame], _T]) -> concurrent.futures.Future[_T]:
+    """A future of what `make` makes of another's result."""
+    made: concurrent.futures.Future[_T] = concurrent.futures.Future()
+
+    def finish(first: concurrent.futures.Future[_Frame]) -> None:
+        if made.set_running_or_notify_cancel():
+            try:
+                made.set_result(make(first.result()))
+            except Exception as error:
+                made.set_exception(error)
+
+    first.add_done_callback(finish)
+    return made
+
+
+def _begin_consuming(connection: _Connection, consumer: Consumer) -> None:
+    """Starts a consumer as soon as its lease is known."""
+    text = _to_json({"subscription": {"name": consumer.subscription}}).encode()
+
+    def known(asked: concurrent.futures.Future[_Frame]) -> None:
+        header, payload = asked.result()
+        if header[0] == _FAILED and header[2][0] not in ("permission_denied", "timeout"):
+            consumer._finish(_error(header))
+            return
+        lease = 30.0
+        if header[0] == _DONE:
+            lease = _read_duration(json.loads(payload[: header[2]])["subscription"]["lease"])
+        consumer.start(lease)
+
+    connection.ask(lambda id: _pack([_CALL, id, len(text)]), text, again=True).add_done_callback(known)
+
+
+class AsyncClient:
+    """A Client for async code: what waits there is awaited here."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    async def publish(self, topic: str, data: Any, **options: Any) -> Receipt:
+        """As `Client.publish`. To have several under way, gather them; they are stored in the order in which they were
+        begun."""
+        timeout = options.get("timeout", _PATIENCE)
+        connection = self._client._connection
+        if connection._unanswered > _UNANSWERED_BYTES // 2:
+            import asyncio
+
+            sent = await asyncio.get_running_loop().run_in_executor(
+                None, lambda: self._client.send(topic, data, **options)
+            )
+        else:
+            sent = self._client.send(topic, data, **options)
+        return typing.cast(Receipt, await self._wait(sent, timeout))
+
+    async def publish_many(self, topic: str, messages: Sequence[Any], **options: Any) -> list[Receipt]:
+        """As `Client.publish_many`."""
+        timeout = options.pop("timeout", _PATIENCE)
+        item = _item(topic, list(messages), **options)
+        return typing.cast("list[Receipt]", await self._wait(self._client._send(item, timeout), timeout))
+
+    async def _wait(self, future: concurrent.futures.Future[Any], timeout: Seconds) -> Any:
+        import asyncio
+
+        try:
+            return await asyncio.wait_for(asyncio.wrap_future(future), _seconds("timeout", timeout))
+        except asyncio.TimeoutError:
+            raise self._client._late() from None
+
+    def consume(
+        self, subscription: str, *, prefetch: int = 256, lease: Seconds | None = None, by: str | None = None
+    ) -> Consumer:
+        """As `Client.consume`; iterate with `async for`."""
+        return self._client._consume(subscription, prefetch, lease, by, is_async=True)
+
+    async def invoke(
+        self,
+        service: str,
+        data: Any = None,
+        *,
+        timeout: Seconds = _PATIENCE,
+        returns: Any = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Any:
+        """As `Client.invoke`."""
+        import asyncio
+
+        return (await asyncio.wrap_future(self._client._invoke(service, data, timeout, headers)))(returns)
+
+    async def read(
+        self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0
+    ) -> Page:
+        """As `Client.read`."""
+        import asyncio
+
+        return await asyncio.wrap_future(self._client._read(topic, start, max, wait))
+
+
+def connect(
+    url: str | None = None,
+    *,
+    user: str | None = None,
+    password: str | None = None,
+    api_key: str | None = None,
+    ca_file: str | None = None,
+    plain_credentials: bool = False,
+    name: str | None = None,
+    timeout: Seconds = 10,
+) -> Client:
+    """Connects to a server: `with crossdock.connect("crossdock://127.0.0.1:7402") as cd: ...`, or `async with`.
+
+    What is not given is taken from the environment: CROSSDOCK_BROKER_URL, CROSSDOCK_USER and CROSSDOCK_PASSWORD or
+    CROSSDOCK_API_KEY, CROSSDOCK_CA_FILE.
+
+    url                 crossdock://HOST:PORT, or crossdocks://HOST:PORT for TLS
+    ca_file             whom to trust with TLS (PEM), instead of those whom this machine trusts
+    plain_credentials   a password may be sent unencrypted to another machine
+    name                what this client calls itself, in the server's log and with dead letters
+    timeout             how long `with` waits for the first connection, in seconds
+    """
+    program = os.path.basename(sys.argv[0]) if sys.argv and sys.argv[0] else "python"
+    name = name or f"{program}@{socket.gethostname()}"
+    address = _Address(url, user, password, api_key, ca_file, plain_credentials, name)
+    return Client(address, _seconds("timeout", timeout))
+
+
+# --- Hosting a service from outside -----------------------------------------------------------------------------
+
+_AHEAD = 0.05  # seconds of work that lie here beyond what is being worked on, where calls are short
+_CAPACITY = 1024  # requests that wait here; more are refused as overloaded
+
+
+class _Host(_Runner):
+    """Runs the handlers of this program for messages and requests that come over a connection. Plain ones run in
+    threads, async ones in the loop of whoever called `run`."""
+
+    def __init__(self, connection: _Connection, service: str, handlers: Sequence[_Handler]) -> None:
+        import asyncio
+        import concurrent.futures.thread
+
+        self.service = service
+        self.connection = connection
+        self._asyncio: Any = asyncio
+        self._handlers = handlers
+        plain = sum(handler.concurrency for handler in handlers if not handler.is_async)
+        self._threads = concurrent.futures.thread.ThreadPoolExecutor(max(1, plain), "crossdock-call")
+        self._loop: Any = None
+        self._parts: list[_Hosted] = []
+        self._drained: Any = None
+
+    async def run(self, stop: Any) -> None:
+        """Serves until `stop` (an asyncio.Event) is set, and then ends what is under way."""
+        loop = self._loop = self._asyncio.get_running_loop()
+        by = f"{self.service}@{self.connection.address.name}"
+        for handler in self._handlers:
+            handler.settle_in(self.service, _PATIENCE)
+            if handler.kind == "consume":
+                lease = await loop.run_in_executor(None, self._subscribe, handler)
+                consumer = _HostedConsumer(self, handler, by)
+                self._parts.append(consumer)
+                self.connection.soon(lambda c=consumer, s=lease: c.start(s))  # type: ignore[misc]
+            else:
+                serving = _HostedServing(self, handler)
+                self._parts.append(serving)
+                self.connection.soon(lambda s=serving: self.connection.add(s))  # type: ignore[misc]
+        places = [part.place for part in self._parts]
+        _log.info("%s serves %s at %s", self.service, ", ".join(places), self.connection.address.url)
+        ended = loop.create_task(stop.wait())
+        while not ended.done():
+            await self._asyncio.wait({ended}, timeout=0.2)
+            if self.connection._ended is not None:
+                raise self.connection._ended
+            for part in self._parts:
+                if part.fault is not None:
+                    raise part.fault
+        _log.info("%s drains", self.service)
+        self.connection.soon(self._drain)
+        until = time.monotonic() + _PATIENCE
+        while any(part.busy() for part in self._parts) and time.monotonic() < until:
+            await self._asyncio.sleep(0.02)
+        self._threads.shutdown(wait=False)
+
+    def _drain(self) -> None:
+        for part in self._parts:
+            part.drain()
+        self.connection.drain()
+
+    def _subscribe(self, handler: _Handler) -> float:
+        """Makes the handler's subscription as it says, or uses the one that is there. Gives its lease."""
+        entry = handler.manifest(self.service)
+        name = handler.subscription
+        wanted = {n: entry[n] for n in ("topics", "start", "max_failures", "order", "priorities", "sharing", "filter")
+                  if n in entry}  # fmt: skip
+        there: dict[str, Any] = {"name": name}
+        found = False
+        try:
+            there = self.connection.call("subscription", name=name)["subscription"]
+            found = True
+        except CrossdockError as error:
+            if error.code != "not_found":
+                raise
+        lease = _read_duration(there.get("lease", "30s"))
+        if found and all(there.get(n, _USUAL.get(n)) == value for n, value in wanted.items() if n != "start"):
+            return lease
+        try:
+            self.connection.call("put_subscription", subscription={**there, **wanted}, expect="any")
+        except CrossdockError as error:
+            if found and error.code == "permission_denied":
+                _log.warning("%s is used as it is, not as %s says: %s", name, handler.name, error.message)
+                return lease
+            if error.code == "not_found":
+                hint = f"make it first: crossdock topic create {wanted['topics'][0]}"
+                raise CrossdockError(error.code, f"{handler.name} cannot consume: {error.message}", hint) from None
+            if error.code == "permission_denied":
+                text = f"{handler.name} consumes from {name}, which does not exist, and this user may not make it"
+                topics = " ".join(f"--topic '{topic}'" for topic in wanted["topics"])
+                raise CrossdockError(error.code, text, f"have it made: crossdock sub create {name} {topics}") from None
+            raise
+        return lease
+
+    def start(self, call: _Call) -> concurrent.futures.Future[_Ended]:
+        """Begins a call; its future resolves in any thread."""
+        if call.handler.is_async:
+            work: Any = self._asyncio.run_coroutine_threadsafe(_call_async(self, call), self._loop)
+        else:
+            work = self._threads.submit(_call, self, call)
+        return typing.cast("concurrent.futures.Future[_Ended]", work)
+
+    def ask(
+        self,
+        is_async: bool,
+        header: Callable[[int], bytes],
+        payload: bytes,
+        finish: Callable[[_Frame], Any],
+        within: float,
+    ) -> Any:
+        asked = self.connection.ask(header, payload, within)
+        if not is_async:
+            return finish(asked.result())
+
+        async def wait() -> Any:
+            return finish(await self._asyncio.wrap_future(asked))
+
+        return wait()
+
+
+_USUAL = {"order": "none", "priorities": False, "sharing": "shared"}
+
+
+class _Hosted:
+    """One handler and what it is to do. All but `busy` runs in the connection's thread."""
+
+    def __init__(self, host: _Host, handler: _Handler) -> None:
+        self.host = host
+        self.handler = handler
+        self.fault: CrossdockError | None = None
+        self.draining = False
+        self.place = handler.subscription or handler.spec.get("name") or host.service
+        self.todo: collections.deque[Any] = collections.deque()
+        self.running: dict[Any, float] = {}
+        self.average = _AHEAD
+
+    def busy(self) -> bool:
+        """Whether something has no end yet."""
+        return bool(self.running)
+
+    def drain(self) -> None:
+        """Begins nothing more."""
+        self.draining = True
+
+    def call(self, work: Any) -> _Call:
+        raise NotImplementedError
+
+    def finish(self, work: Any, call: _Call, ended: _Ended) -> None:
+        raise NotImplementedError
+
+    def go_on(self) -> None:
+        """Begins as many calls as there is room for."""
+        while self.todo and len(self.running) < self.handler.concurrency and not self.draining:
+            work = self.todo.popleft()
+            call = self.call(work)
+            self.running[work] = time.monotonic()
+            self.host.start(call).add_done_callback(lambda done, w=work, c=call: self._done(w, c, done))  # type: ignore[misc]
+
+    def _done(self, work: Any, call: _Call, done: concurrent.futures.Future[_Ended]) -> None:
+        # Only what is meant to end the program gets here as an error, such as SystemExit.
+        error = None if done.cancelled() else done.exception()
+        ended = _Ended([], b"", _RETRY) if done.cancelled() or error is not None else done.result()
+        if error is not None:
+            ended.reason = f"{self.handler.name} raised {error!r}"
+            ended.error = ["service_failed", ended.reason, None, None]
+
+        def go_on() -> None:
+            took = time.monotonic() - self.running.pop(work)
+            self.average = (7 * self.average + took) / 8
+            self.finish(work, call, ended)
+            self.go_on()
+
+        try:
+            self.host.connection.soon(go_on)
+        except CrossdockError:
+            self.running.pop(work, None)
+
+
+class _HostedConsumer(_Hosted, Consumer):
+    """A handler of messages."""
+
+    def __init__(self, host: _Host, handler: _Handler, by: str) -> None:
+        _Hosted.__init__(self, host, handler)
+        Consumer.__init__(self, host.connection, handler.subscription, by, 2 * handler.concurrency, None, False)
+        self._unconfirmed = 0
+
+    def busy(self) -> bool:
+        return bool(self.running) or self._unconfirmed > 0
+
+    def call(self, work: Delivery) -> _Call:
+        return _Call(self.handler, work._token, self.handler.budget, work, work._log)
+
+    def _arrive(self, delivery: Delivery) -> None:
+        if self.draining:
+            self.settle(delivery, _Ended([], b"", _RELEASE), self._confirmation())
+            return
+        self.todo.append(delivery)
+        self.go_on()
+
+    def finish(self, work: Delivery, call: _Call, ended: _Ended) -> None:
+        # More is taken ahead where calls are short, so that none waits for the next message.
+        concurrency = self.handler.concurrency
+        self._depth = concurrency + min(1024, max(1, int(concurrency * _AHEAD / max(self.average, 1e-6))))
+        self.settle(work, ended, self._confirmation())
+
+    def _confirmation(self) -> concurrent.futures.Future[None]:
+        self._unconfirmed += 1
+        future: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+        def confirmed(future: concurrent.futures.Future[None]) -> None:
+            self._unconfirmed -= 1
+            error = future.exception()
+            if error is not None and getattr(error, "code", "") == "conflict":
+                _log.warning("%s: a message could not be settled: %s", self.place, error)
+
+        future.add_done_callback(confirmed)
+        return future
+
+    def drain(self) -> None:
+        self.draining = True
+        self.hurry()
+
+    def hurry(self) -> None:
+        self._give_back(self.todo)
+
+    def lost(self) -> None:
+        self.todo.clear()
+        super().lost()
+
+    def failed(self, error: CrossdockError) -> bool:
+        if error.code == "not_found" and self._connection.session is not None:
+            _log.warning("cannot consume from %s, will try again: %s", self.place, error)
+            return True
+        if not super().failed(error) and not self.draining:
+            self.fault = error
+            return False
+        return True
+
+    def _waiting(self) -> list[Delivery]:
+        # A call that takes longer than it may is not helped to: its message goes to somebody else.
+        late = time.monotonic() - self.handler.budget
+        return [*self.todo, *(work for work, since in self.running.items() if since > late)]
+
+
+class _HostedServing(_Hosted, _Flow):
+    """A handler of requests."""
+
+    def __init__(self, host: _Host, handler: _Handler) -> None:
+        super().__init__(host, handler)
+        self._answered = 0
+
+    def open(self, id: int) -> bytes:
+        self._answered = 0
+        return _pack([_SERVE, id, self.place, _CAPACITY])
+
+    def take(self, header: _Header, payload: bytes) -> None:
+        if header[0] == _REQUEST:
+            call = _request(self.handler, header, payload)
+            call.budget = min(call.budget, self.handler.budget)
+            self.todo.append(call)
+            self.go_on()
+        elif header[0] == _ABANDONED:
+            for call in self.todo:
+                if call.id == header[1]:
+                    self.todo.remove(call)
+                    self._gave_back()
+                    break
+
+    def call(self, work: _Call) -> _Call:
+        return work
+
+    def finish(self, work: _Call, call: _Call, ended: _Ended) -> None:
+        session = self.host.connection.session
+        if session is not None and work.log == 0:
+            session.send(_frame(_pack([_REPLY, call.id, ended.error, ended.runs]), ended.payload))
+            self._gave_back()
+
+    def _gave_back(self) -> None:
+        self._answered += 1
+        session = self.host.connection.session
+        if self._answered >= _CAPACITY // 8 and session is not None and self.id:
+            session.send(_frame(_pack([_CREDIT, self.id, self._answered, 0])))
+            self._answered = 0
+
+    def drain(self) -> None:
+        self.draining = True
+        while self.todo:
+            session = self.host.connection.session
+            error = ["unavailable", "the service is being stopped or replaced", "ask again", 100]
+            if session is not None:
+                session.send(_frame(_pack([_REPLY, self.todo.popleft().id, error, []])))
+
+    def lost(self) -> None:
+        """The callers have been told that this side is gone: what is still worked on has nobody who waits for it."""
+        self.todo.clear()
+        for call in self.running:
+            call.log = -1
+
+    def failed(self, error: CrossdockError) -> bool:
+        if error.code in ("unavailable", "overloaded", "timeout") and self.host.connection.session is not None:
+            _log.warning("cannot serve %s, will try again: %s", self.place, error)
+            return True
+        if not self.draining:
+            self.fault = error
+        return False
+
+
+def host(
+    url: str | None = None,
+    *,
+    service: str | None = None,
+    user: str | None = None,
+    password: str | None = None,
+    api_key: str | None = None,
+    ca_file: str | None = None,
+    plain_credentials: bool = False,
+    timeout: Seconds = 10,
+) -> None:
+    """Hosts the service that this program holds, at a server it connects to: its marked functions get messages and
+    requests as they would inside. Returns after SIGTERM or SIGINT, when what was under way has ended.
+
+    `service` is its name; the program's file name unless said. The others are those of `connect`. It makes the
+    subscriptions that its functions ask for; a user who may not do so needs them to be there. Answering requests takes
+    an administrator. Raises CrossdockError when it cannot go on.
+    """
+    if service is None:
+        service = os.path.splitext(os.path.basename(getattr(sys.modules["__main__"], "__file__", "") or ""))[0]
+    if not _NAME.match(service):
+        raise ValueError(f"{service!r} cannot name a service: give another one as service=...")
+    _check_handlers(service)
+    client = connect(
+        url, user=user, password=password, api_key=api_key, ca_file=ca_file, plain_credentials=plain_credentials,
+        name=f"{service}@{socket.gethostname()}", timeout=timeout,
+    )  # fmt: skip
+    import asyncio
+
+    async def serve_all() -> None:
+        stop = asyncio.Event()
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await _Host(client._connection, str(service), list(_handlers)).run(stop)
+
+    with client:
+        asyncio.run(serve_all())
+
+
+def _command(arguments: Sequence[str]) -> int:
+    """`python -m crossdock run FILE`."""
+    import argparse
+
+    parser = argparse.ArgumentParser(
+        prog="python -m crossdock",
+        description="Hosts a service from outside of a server.",
+        epilog="Who is asking comes from CROSSDOCK_USER and CROSSDOCK_PASSWORD, or CROSSDOCK_API_KEY.",
+    )
+    parser.add_argument("--version", action="version", version=__version__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    command = commands.add_parser("run", help="host the service that a file holds")
+    command.add_argument("file", help="the service's code")
+    command.add_argument("--broker", metavar="URL", help="crossdock://HOST:PORT, or crossdocks:// for TLS")
+    command.add_argument("--service", metavar="NAME", help="its name, if not the file's")
+    command.add_argument("--ca-file", metavar="PEM", help="whom to trust with TLS")
+    command.add_argument("--plain-credentials", action="store_true", help="a password may be sent unencrypted")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(message)s")
+    service = given.service or os.path.splitext(os.path.basename(given.file))[0]
+    sys.path.insert(0, os.path.dirname(os.path.abspath(given.file)))
+    try:
+        _load(service, given.file)
+        host(given.broker, service=service, ca_file=given.ca_file, plain_credentials=given.plain_credentials)
+    except (CrossdockError, ValueError, OSError, _Unloadable) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 1
+    return 0
 
 
 # --- Testing without a server -----------------------------------------------------------------------------------
@@ -1958,7 +3929,12 @@ class Sandbox(_Runner):
         return Result("reply", outputs, data, status, reply.headers, reply.content_type)
 
     def ask(
-        self, is_async: bool, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]
+        self,
+        is_async: bool,
+        header: Callable[[int], bytes],
+        payload: bytes,
+        finish: Callable[[_Frame], Any],
+        within: float,
     ) -> Any:
         question = _unpack(header(1), 0)[0]
         if is_async:
@@ -2009,3 +3985,10 @@ def run(
 ) -> Result:
     """Calls a marked function once, in a Sandbox of its own; the keywords are those of `Sandbox.run`."""
     return Sandbox(services).run(handler, data, **message)
+
+
+if __name__ == "__main__":
+    # As `python -m crossdock` this file is the program, and the services import it once more, by its name.
+    import crossdock
+
+    sys.exit(crossdock._command(sys.argv[1:]))
