@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use super::block::Block;
 use super::log::{READ_BYTES, TopicLog};
 use super::publish::unbuilt;
+use super::sieve::Sieve;
 use super::subscription::SubscriptionState;
 use super::take::{Again, Taken};
 use super::writer::{Command, Operation};
-use super::{Embedded, LONGEST_WAIT, Shared};
+use super::{Embedded, LONGEST_WAIT, Shared, sift};
 
 /// How often a waiting fetch looks at the clock at least.
 const LOOK: Duration = Duration::from_secs(10);
@@ -31,6 +32,14 @@ impl Shared {
             let forgotten = self.look_up_again(state, &mut taken).await?;
             if taken.changed && !state.persist_asked.swap(true, Ordering::AcqRel) {
                 self.command(Command::Persist(state.clone()))?;
+            }
+            if let Some(unjudged) = taken.unjudged.take() {
+                let judged = sift::judge(state, unjudged);
+                // What has been taken already is not kept waiting, nor lost with whoever gives up waiting.
+                if taken.deliveries.is_empty() {
+                    let _ = tokio::time::timeout(sift::PATIENCE, judged?).await;
+                    continue;
+                }
             }
             if !taken.deliveries.is_empty() {
                 return Ok(taken);
@@ -161,7 +170,15 @@ impl Drop for Unread<'_> {
 impl Subscriptions for Embedded {
     async fn put_subscription(&self, subscription: Subscription, expect: Expect) -> Result<Revision> {
         subscription.check()?;
-        self.shared.ask(|answer| Command::PutSubscription { subscription, expect, answer }).await
+        let sieve = match subscription.filter.clone() {
+            Some(filter) => {
+                let compiled = tokio::task::spawn_blocking(move || Sieve::compile(&filter)).await;
+                let failed = |cause| Error::internal(format!("compiling was interrupted: {cause}"));
+                Some(Arc::new(compiled.map_err(failed)??))
+            }
+            None => None,
+        };
+        self.shared.ask(|answer| Command::PutSubscription { subscription, sieve, expect, answer }).await
     }
 
     async fn delete_subscription(&self, name: &SubscriptionName) -> Result<()> {

@@ -24,6 +24,8 @@ mod recovery;
 mod requests;
 mod segments;
 mod shared_store;
+mod sieve;
+mod sift;
 mod sources;
 mod store;
 mod subscription;

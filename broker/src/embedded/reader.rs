@@ -7,6 +7,8 @@ use crossdock_topics::{Order, Record, Subscription, Timestamp};
 
 use super::block::{Block, Cursor};
 use super::log::{READ_BYTES, Recent, TopicLog};
+use super::sieve::Sieve;
+use super::sift::Verdicts;
 use crate::group::{Facts, Fresh, KeyHash};
 
 /// What comes next in a topic, as far as it is in memory.
@@ -17,6 +19,7 @@ pub(super) struct Reader {
     at: Option<(u64, Cursor)>,
     /// Whether what comes next is on the disk only.
     pub(super) is_behind: bool,
+    pub(super) verdicts: Verdicts,
 }
 
 /// What was read: kept by whoever reads again and again, so that its room is used again.
@@ -33,11 +36,12 @@ pub(super) struct Peeked {
 pub(super) struct Regard<'a> {
     definition: &'a Subscription,
     keys: bool,
+    sieve: Option<&'a Sieve>,
 }
 
 impl<'a> Regard<'a> {
-    pub(super) fn new(definition: &'a Subscription) -> Self {
-        Self { definition, keys: definition.order == Order::Key }
+    pub(super) fn new(definition: &'a Subscription, sieve: Option<&'a Sieve>) -> Self {
+        Self { definition, keys: definition.order == Order::Key, sieve }
     }
 
     /// Whether [`Regard::facts`] says more than the size.
@@ -56,13 +60,19 @@ impl<'a> Regard<'a> {
             offset,
             expires_at: record.expires_at(),
             deliver_at: record.deliver_at(),
-            skip: false,
+            skip: self.sieve.is_some_and(|sieve| !sieve.has_headers(record)),
             facts: self.facts(record),
         }
     }
 }
 
 impl Peeked {
+    /// Leaves only the first so many.
+    pub(super) fn truncate(&mut self, count: usize) {
+        self.fresh.truncate(count);
+        self.ends.truncate(count);
+    }
+
     fn clear(&mut self) {
         self.fresh.clear();
         self.records.clear();
@@ -72,8 +82,8 @@ impl Peeked {
 
 impl Reader {
     /// Goes on from these blocks.
-    pub(super) fn supplied(blocks: Vec<Arc<Block>>) -> Self {
-        Self { blocks: blocks.into(), at: None, is_behind: false }
+    pub(super) fn supply(&mut self, blocks: Vec<Arc<Block>>) {
+        (self.blocks, self.at, self.is_behind) = (blocks.into(), None, false);
     }
 
     /// Reads the messages from `offset` on, without passing over them: at most `max`, and no further one once `bytes`

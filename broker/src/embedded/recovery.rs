@@ -14,6 +14,7 @@ use super::log::TopicLog;
 use super::newest::Newest;
 use super::reader::Regard;
 use super::segments::{BlockFacts, Segment, Segments};
+use super::sieve::Sieve;
 use super::subscription::SubscriptionState;
 use super::writer::{Numbers, Recovered};
 use crate::group::{Dead, Group, Place, Rules, Saved, Waiting};
@@ -49,7 +50,16 @@ pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State
     let mut subscriptions = Vec::new();
     for (name, id) in read_numbers(database, keys::SUBSCRIPTION)? {
         let (definition, revision) = definition::<Subscription>(&entries, &format!("subscriptions/{name}"))?;
-        let state = Arc::new(SubscriptionState::new(id, definition.clone(), revision));
+        let sieve = definition.filter.as_ref().and_then(|filter| {
+            let compiled = Sieve::compile(filter).map(Arc::new);
+            // It was compiled once, by another release perhaps. A filter never loses what it does not understand.
+            compiled
+                .inspect_err(
+                    |error| tracing::error!(subscription = name, %error, "all messages pass its filter"),
+                )
+                .ok()
+        });
+        let state = Arc::new(SubscriptionState::new(id, definition.clone(), sieve, revision));
         state.set_paused(database.get("default", &keys::paused(id))?.is_some());
         for log in &topics {
             if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
@@ -199,7 +209,7 @@ fn read_group(
         }
         Ok(true)
     })?;
-    let regard = Regard::new(definition);
+    let regard = Regard::new(definition, None);
     if regard.has_facts() {
         read_facts(database, log, &regard, &mut saved)?;
     }

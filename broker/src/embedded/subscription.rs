@@ -18,6 +18,8 @@ use super::database::Database;
 use super::log::TopicLog;
 use super::members::{Listed, Listing, Member, Members};
 use super::reader::Peeked;
+use super::sieve::Sieve;
+use super::sift::Verdicts;
 use crate::group::{Action, Event, Group, Rules, Slots, Waiting};
 
 pub(super) struct SubscriptionState {
@@ -39,6 +41,8 @@ pub(super) struct SubscriptionState {
 pub(super) struct Inner {
     pub(super) definition: Arc<Subscription>,
     revision: Revision,
+    /// Its filter.
+    pub(super) sieve: Option<Arc<Sieve>>,
     pub(super) is_paused: bool,
     pub(super) members: Members,
     /// Those who have joined, the first one first.
@@ -50,7 +54,12 @@ pub(super) struct Inner {
 }
 
 impl SubscriptionState {
-    pub(super) fn new(id: u32, definition: Subscription, revision: Revision) -> Self {
+    pub(super) fn new(
+        id: u32,
+        definition: Subscription,
+        sieve: Option<Arc<Sieve>>,
+        revision: Revision,
+    ) -> Self {
         Self {
             id,
             name: definition.name.clone(),
@@ -58,6 +67,7 @@ impl SubscriptionState {
             inner: Mutex::new(Inner {
                 definition: Arc::new(definition),
                 revision,
+                sieve,
                 is_paused: false,
                 members: Members::default(),
                 consumers: BTreeSet::new(),
@@ -78,8 +88,20 @@ impl SubscriptionState {
         (inner.definition.clone(), inner.revision)
     }
 
-    pub(super) fn redefine(&self, definition: Subscription, revision: Revision, now: Timestamp) {
+    pub(super) fn redefine(
+        &self,
+        definition: Subscription,
+        sieve: Option<Arc<Sieve>>,
+        revision: Revision,
+        now: Timestamp,
+    ) {
         let mut inner = self.inner.lock();
+        inner.sieve = sieve;
+        for id in inner.members.ids() {
+            if let Some(member) = inner.members.get_mut(id) {
+                member.reader.verdicts = Verdicts::default();
+            }
+        }
         let rules = Rules::from(&definition);
         self.is_particular.store(is_particular(&definition), Ordering::SeqCst);
         inner.definition = Arc::new(definition);

@@ -11,7 +11,9 @@ use crossdock_topics::{Delivery, DeliveryId, Error, Fetch, Sharing, Timestamp};
 use super::block::Block;
 use super::log::{READ_BYTES, TopicLog};
 use super::members::Member;
-use super::reader::{Peeked, Reader, Regard};
+use super::reader::{Peeked, Regard};
+use super::sieve::Sieve;
+use super::sift::Unjudged;
 use super::subscription::SubscriptionState;
 use crate::group::{Action, Event, Slots};
 
@@ -28,6 +30,8 @@ pub(super) struct Taken {
     pub(super) again: Vec<Again>,
     /// Where the log must be read before anything new can be delivered.
     pub(super) missing: Option<(Arc<TopicLog>, u64)>,
+    /// Messages of which nothing is known before the subscription's program has been asked.
+    pub(super) unjudged: Option<Unjudged>,
     /// Whether there is more to be looked at, though nothing was found.
     pub(super) unfinished: bool,
     /// When something becomes deliverable by itself.
@@ -56,6 +60,8 @@ struct Taking<'a> {
     lease: std::time::Duration,
     slots: &'a Slots,
     regard: Regard<'a>,
+    /// Whom to ask about each message.
+    program: Option<&'a Arc<Sieve>>,
     now: Timestamp,
     left: usize,
     bytes: usize,
@@ -89,7 +95,8 @@ impl SubscriptionState {
             fetch,
             lease: fetch.lease.unwrap_or(definition.lease),
             slots: &inner.slots,
-            regard: Regard::new(&definition),
+            regard: Regard::new(&definition, inner.sieve.as_deref()),
+            program: inner.sieve.as_ref().filter(|sieve| sieve.has_program()),
             now,
             left: fetch.max,
             bytes: fetch.max_bytes,
@@ -139,7 +146,7 @@ impl SubscriptionState {
         let Some(member) = inner.members.get_mut(log.id) else { return Ok(false) };
         let next = member.group.next();
         if blocks.iter().any(|block| block.range().contains(&next)) {
-            member.reader = Reader::supplied(blocks);
+            member.reader.supply(blocks);
             self.listing.list_first(&member.listed);
             return Ok(true);
         }
@@ -181,7 +188,11 @@ impl Taking<'_> {
         loop {
             let first = member.group.next();
             let wanted = member.group.wants_fresh(self.left).min(self.looks);
-            let bytes = if looks_ahead { READ_BYTES } else { self.bytes };
+            let wanted = match self.program {
+                Some(_) if wanted > 0 => wanted.max(member.reader.verdicts.worth_reading()),
+                _ => wanted,
+            };
+            let bytes = if looks_ahead || self.program.is_some() { READ_BYTES } else { self.bytes };
             member.reader.peek(&member.log, first, wanted, bytes, &self.regard, peeked);
             let is_missing = peeked.fresh.is_empty() && wanted > 0 && member.reader.is_behind;
             if is_missing {
@@ -190,6 +201,10 @@ impl Taking<'_> {
                 if looks_ahead {
                     return End::Missing;
                 }
+            }
+            let is_unjudged = self.ask(member, peeked);
+            if is_unjudged && looks_ahead {
+                return End::Nothing;
             }
             let more = looks_ahead && !peeked.fresh.is_empty();
             let event = Event::Take {
@@ -214,9 +229,24 @@ impl Taking<'_> {
                 return End::More;
             }
             if passed == 0 && left == self.left {
-                return if member.group.has_ready() { End::More } else { End::Nothing };
+                let again = member.group.has_ready() || (is_unjudged && !member.reader.verdicts.is_judging());
+                return if again { End::More } else { End::Nothing };
             }
         }
+    }
+
+    /// Goes by what the program has said; gives whether it is to be asked before anything more can be delivered.
+    fn ask(&mut self, member: &mut Member, peeked: &mut Peeked) -> bool {
+        let Some(sieve) = self.program else { return false };
+        let records = member.reader.verdicts.apply(peeked);
+        if records.is_empty() {
+            return false;
+        }
+        // One batch is judged by whoever fetches; another topic's has its turn after that.
+        if self.taken.unjudged.is_none() && member.reader.verdicts.begin() {
+            self.taken.unjudged = Some(Unjudged { log: member.log.clone(), sieve: sieve.clone(), records });
+        }
+        true
     }
 
     /// Collects what is delivered and keeps what is to be persisted.

@@ -33,6 +33,7 @@ use super::compactor::{FoundKeys, Rewrite};
 use super::database::Database;
 use super::keys;
 use super::log::TopicLog;
+use super::sieve::Sieve;
 use super::sources::MAX_PUBLISHERS;
 use super::subscription::SubscriptionState;
 
@@ -98,6 +99,7 @@ pub(super) enum Command {
     },
     PutSubscription {
         subscription: Subscription,
+        sieve: Option<Arc<Sieve>>,
         expect: Expect,
         answer: oneshot::Sender<Result<Revision>>,
     },
@@ -376,10 +378,10 @@ impl Writer {
                 let result = self.purge(&name, before);
                 self.pass.answers.push(Answer::Offset(answer, result));
             }
-            Command::PutSubscription { subscription, expect, answer } => {
+            Command::PutSubscription { subscription, sieve, expect, answer } => {
                 // A place by time is looked up in the log, which must have what came before this.
                 self.commit();
-                let result = self.put_subscription(subscription, expect);
+                let result = self.put_subscription(subscription, sieve, expect);
                 self.pass.answers.push(Answer::Revision(answer, result));
             }
             Command::DeleteSubscription { name, answer } => {

@@ -194,6 +194,21 @@ macro_rules! conformance_cases {
                 a_slot_that_changes_hands_waits_for_its_old_owner,
                 order_can_be_given_up_while_it_is_in_use,
             ]
+            priorities: [
+                higher_comes_first_then_the_older,
+                delivered_again_it_keeps_its_priority,
+                it_looks_so_far_ahead_and_no_further,
+                they_can_be_turned_on_and_off_but_not_with_keys,
+            ]
+            filters: [
+                by_headers,
+                by_a_program_over_the_payload,
+                a_program_that_is_none_is_refused,
+                a_program_that_runs_on_holds_up_nobody,
+                what_does_not_pass_is_settled_for_good,
+                a_changed_filter_counts_from_then_on,
+                with_keys_and_with_priorities,
+            ]
             sharing: [
                 an_exclusive_one_takes_one_consumer,
                 when_the_first_one_leaves_the_next_takes_over,

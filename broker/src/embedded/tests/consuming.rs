@@ -114,7 +114,7 @@ fn blocks_that_come_late_move_no_place() {
     let log = log(3000, 0);
     let definition = Subscription::new(name("s"), vec![name("t")]);
     let group = || Group::new(Rules::from(&definition), Place::default().into(), 1);
-    let state = Arc::new(SubscriptionState::new(1, definition.clone(), 1));
+    let state = Arc::new(SubscriptionState::new(1, definition.clone(), None, 1));
     state.attach(&log, group());
     // They were asked for by a group that this one has taken the place of.
     assert!(state.supply(&log, 1000, vec![block(1000..1010).1]).unwrap());

@@ -12,6 +12,7 @@ use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
 use crate::embedded::members;
 use crate::embedded::segments::Segments;
+use crate::embedded::sieve::Sieve;
 use crate::embedded::subscription::SubscriptionState;
 use crate::group::{Group, Place, Rules};
 
@@ -98,7 +99,12 @@ impl Writer {
         Ok(())
     }
 
-    pub(super) fn put_subscription(&mut self, definition: Subscription, expect: Expect) -> Result<Revision> {
+    pub(super) fn put_subscription(
+        &mut self,
+        definition: Subscription,
+        sieve: Option<Arc<Sieve>>,
+        expect: Expect,
+    ) -> Result<Revision> {
         let key = format!("subscriptions/{}", definition.name);
         self.check(&key, expect)?;
         for name in definition.topics.iter().filter_map(crossdock_topics::TopicPattern::literal) {
@@ -121,7 +127,7 @@ impl Writer {
             |name: &TopicName| definition.topics.iter().any(|pattern| pattern.matches(name.as_str()));
         let state = match known {
             Some(state) => {
-                state.redefine(definition.clone(), revision, self.now);
+                state.redefine(definition.clone(), sieve, revision, self.now);
                 self.mark(&state);
                 for log in state.retain(matches) {
                     log.detach(&state);
@@ -133,7 +139,7 @@ impl Writer {
                 self.numbers.subscription += 1;
                 let id = self.numbers.subscription;
                 self.batch.put(keys::subscription(definition.name.as_str()), id.to_be_bytes());
-                let state = Arc::new(SubscriptionState::new(id, definition.clone(), revision));
+                let state = Arc::new(SubscriptionState::new(id, definition.clone(), sieve, revision));
                 self.subscriptions.insert(definition.name.clone(), state.clone());
                 self.pass.effects.push(Effect::SubscriptionMade(state.clone()));
                 state
