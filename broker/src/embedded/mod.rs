@@ -12,6 +12,7 @@ mod consume;
 mod database;
 mod dead;
 mod dedup;
+pub mod failpoints;
 mod keys;
 mod log;
 mod members;

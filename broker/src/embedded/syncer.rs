@@ -12,8 +12,9 @@ use crossdock_topics::Durability;
 use super::Shared;
 use super::block::Block;
 use super::database::Database;
+use super::failpoints::{Step, reach};
 use super::log::TopicLog;
-use super::writer::Effect;
+use super::writer::{Effect, Pass};
 
 /// Runs until the queue of passes is closed and empty.
 pub(super) fn run(shared: &Shared, database: &Database) {
@@ -27,6 +28,8 @@ pub(super) fn run(shared: &Shared, database: &Database) {
         {
             shared.fail(&error);
         }
+        reach(Step::Synced, || passes.iter().any(Pass::settles));
+        let settles = cfg!(feature = "failpoints") && passes.iter().any(Pass::settles);
         // After a failure nothing more becomes visible: what is not durable is not there.
         let failure = shared.failure();
         for pass in passes.drain(..) {
@@ -41,6 +44,7 @@ pub(super) fn run(shared: &Shared, database: &Database) {
             }
             shared.budget.give(pass.bytes);
         }
+        reach(Step::Answered, || settles);
     }
 }
 

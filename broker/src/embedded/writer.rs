@@ -31,6 +31,7 @@ use super::Shared;
 use super::block::Block;
 use super::compactor::{FoundKeys, Rewrite};
 use super::database::Database;
+use super::failpoints::{Step, reach};
 use super::keys;
 use super::log::TopicLog;
 use super::sieve::Sieve;
@@ -259,6 +260,11 @@ pub(super) struct Writer {
 }
 
 impl Pass {
+    /// Whether somebody waits for a settlement in it.
+    pub(super) fn settles(&self) -> bool {
+        self.answers.iter().any(|answer| matches!(answer, Answer::Settled(..)))
+    }
+
     fn empty() -> Self {
         Self {
             level: Durability::Memory,
@@ -342,6 +348,7 @@ impl Writer {
             Command::Refused { log, source } => self.note_refused(&log, &source),
             Command::Settle { subscription, settlement, outputs, bytes, answer } => {
                 self.pass.bytes += bytes;
+                reach(Step::Taken, || true);
                 let result = self.settle(&subscription, &settlement, &outputs);
                 self.pass.answers.push(Answer::Settled(answer, result));
             }
@@ -474,11 +481,13 @@ impl Writer {
             )
             .hint("the message is delivered again; allow longer leases, or extend them"));
         };
+        reach(Step::OutcomesApplied, || true);
         for (log, batch) in outputs {
             let durability = log.definition().0.durability;
             // Half of a settlement cannot be taken back: nothing of this pass may become durable.
             self.append(log, batch, durability).inspect_err(|error| self.shared.fail(error))?;
         }
+        reach(Step::OutputsAppended, || true);
         if settled.settled > 0 || !outputs.is_empty() {
             self.mark(subscription);
             self.require(Durability::Fsync);
@@ -587,9 +596,11 @@ impl Writer {
         let mut pass = std::mem::replace(&mut self.pass, Pass::empty());
         if self.shared.failure().is_none() {
             self.unsafe_writes = pass.level == Durability::Memory;
+            reach(Step::BeforeWrite, || pass.settles());
             if let Err(error) = result.and_then(|()| self.database.write(batch)) {
                 self.shared.fail(&error);
             }
+            reach(Step::Written, || pass.settles());
         }
         if self.shared.failure().is_some() {
             pass.level = Durability::Memory;
