@@ -19,6 +19,7 @@ mod place;
 mod quickstart;
 mod refusal;
 mod server;
+mod way;
 
 use std::ffi::OsString;
 use std::process::ExitCode;

@@ -34,6 +34,9 @@ async fn given_a_newcomer_when_the_tutorial_is_pasted_should_print_what_it_says(
     // The tutorial is about a platform in ./quickstart on the usual ports; this one is elsewhere.
     let gateway = sandbox.gateway().address();
     let script = blocks.concat().replace("localhost:7400", &gateway).replace("\"quickstart/", "\"data/");
+    let script = script
+        .replace("crossdock://127.0.0.1:7402", &sandbox.broker_url())
+        .replace("--port-base 7500", "--port-base 0");
     let ran = sandbox.bash(&script).await.expect(0);
     // What the README promises to be printed is in comments that begin with "# prints ".
     for promised in script.lines().filter_map(|line| line.split(" # prints ").nth(1)) {

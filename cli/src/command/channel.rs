@@ -1,12 +1,11 @@
 //! REST channels: paths of the gateway.
 
-use clap::{Args, Subcommand};
-use crossdock_config::{Method, Name, RestChannel};
+use clap::Args;
+use crossdock_config::{Method, RestChannel};
 use crossdock_control::api::RestChannelList;
-use crossdock_topics::Error;
 
 use super::Caller;
-use crate::client::Client;
+use super::named::{Action, Named};
 use crate::failure::Result;
 use crate::output::Show;
 
@@ -23,34 +22,20 @@ pub(super) struct Arguments {
     action: Action,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// List REST channels
-    Ls,
-    /// Remove a REST channel; its path leads nowhere from then on
-    Rm {
-        /// The channel
-        name: Name,
-    },
-}
-
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let client = caller.connect()?;
-        match self.action {
-            Action::Ls => caller.output.list(&all(&client).await?),
-            Action::Rm { name } => {
-                let found = all(&client).await?.into_iter().find(|channel| channel.name == name);
-                let channel = found.ok_or_else(|| Error::not_found("REST channel", &name))?;
-                client.delete(&["rest-channels", name.as_str()]).await?;
-                caller.output.done(&channel, &format!("removed REST channel {name}"))
-            }
-        }
+        self.action.run::<RestChannel>(caller).await
     }
 }
 
-async fn all(client: &Client) -> Result<Vec<RestChannel>, Error> {
-    Ok(client.get::<RestChannelList>(&["rest-channels"]).await?.rest_channels)
+impl Named for RestChannel {
+    const PATH: &'static str = "rest-channels";
+    const KIND: &'static str = "REST channel";
+    type List = RestChannelList;
+
+    fn all(list: Self::List) -> Vec<Self> {
+        list.rest_channels
+    }
 }
 
 impl Show for RestChannel {

@@ -8,6 +8,7 @@ mod context;
 mod dlq;
 mod explain;
 mod export;
+mod named;
 mod permission;
 mod publish;
 mod quickstart;

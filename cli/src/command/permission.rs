@@ -1,12 +1,12 @@
 //! Permissions: what users may do.
 
-use clap::{Args, Subcommand};
+use clap::Args;
 use crossdock_config::{Name, Permission};
 use crossdock_control::api::PermissionList;
-use crossdock_topics::{Error, TopicPattern};
+use crossdock_topics::TopicPattern;
 
 use super::Caller;
-use crate::client::Client;
+use super::named::{Action, Named};
 use crate::failure::Result;
 use crate::output::Show;
 
@@ -23,34 +23,20 @@ pub(super) struct Arguments {
     action: Action,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// List permissions
-    Ls,
-    /// Remove a permission; its users lose at once what it gave them
-    Rm {
-        /// The permission
-        name: Name,
-    },
-}
-
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let client = caller.connect()?;
-        match self.action {
-            Action::Ls => caller.output.list(&all(&client).await?),
-            Action::Rm { name } => {
-                let found = all(&client).await?.into_iter().find(|permission| permission.name == name);
-                let permission = found.ok_or_else(|| Error::not_found("permission", &name))?;
-                client.delete(&["permissions", name.as_str()]).await?;
-                caller.output.done(&permission, &format!("removed permission {name}"))
-            }
-        }
+        self.action.run::<Permission>(caller).await
     }
 }
 
-async fn all(client: &Client) -> Result<Vec<Permission>, Error> {
-    Ok(client.get::<PermissionList>(&["permissions"]).await?.permissions)
+impl Named for Permission {
+    const PATH: &'static str = "permissions";
+    const KIND: &'static str = "permission";
+    type List = PermissionList;
+
+    fn all(list: Self::List) -> Vec<Self> {
+        list.permissions
+    }
 }
 
 impl Show for Permission {

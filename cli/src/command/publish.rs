@@ -6,15 +6,15 @@ use bytes::Bytes;
 use clap::Args;
 use crossdock_control::api::{Expectation, Headers, NewMessage, PublishRequest, Published};
 use crossdock_topics::time::human;
-use crossdock_topics::{Backoff, Durability, Error, ErrorCode, TopicName};
+use crossdock_topics::{Durability, Error, TopicName};
 use serde::Serialize;
 
 use super::Caller;
 use super::topic::durability;
-use crate::client::Client;
 use crate::failure::Result;
 use crate::message::{Input, guess_content_type, header};
 use crate::output::{Show, progress, spinner};
+use crate::way::Way;
 
 /// The most messages and bytes of payload that are sent at a time. Well below what the server takes.
 const BATCH_MESSAGES: usize = 1000;
@@ -91,9 +91,9 @@ fn newest(text: &str) -> Result<Newest, String> {
 
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let client = caller.connect()?;
-        let sent =
-            if self.lines { self.publish_lines(&client).await? } else { self.publish_one(&client).await? };
+        let way = Way::of(caller.connect()?).await?;
+        let sent = if self.lines { self.publish_lines(&way).await? } else { self.publish_one(&way).await? };
+        way.close().await;
         caller.output.done(&sent, &sent.sentence())
     }
 
@@ -121,18 +121,18 @@ impl Arguments {
         }
     }
 
-    async fn publish_one(mut self, client: &Client) -> Result<Sent> {
+    async fn publish_one(mut self, way: &Way) -> Result<Sent> {
         let input = std::mem::take(&mut self.input);
         let payload = input.whole()?;
         let request =
             PublishRequest { expected: self.expected(), ..self.request(vec![self.message(&payload)]) };
         let mut sent = Sent::new(self.topic.clone());
-        sent.add(&publish(client, &self.topic, &request).await?);
+        sent.add(&way.publish(&self.topic, request).await?);
         Ok(sent)
     }
 
     /// One batch after another, so that the lines keep their order whatever happens to a batch.
-    async fn publish_lines(mut self, client: &Client) -> Result<Sent> {
+    async fn publish_lines(mut self, way: &Way) -> Result<Sent> {
         let input = std::mem::take(&mut self.input);
         let bar = match input.length() {
             Some(length) => progress(length, "bytes"),
@@ -161,7 +161,7 @@ impl Arguments {
                 }
             }
             if !messages.is_empty() {
-                match publish(client, &self.topic, &self.request(messages)).await {
+                match way.publish(&self.topic, self.request(messages)).await {
                     Ok(published) => sent.add(&published),
                     Err(error) => {
                         bar.finish_and_clear();
@@ -174,26 +174,6 @@ impl Arguments {
                 bar.finish_and_clear();
                 return Ok(sent);
             }
-        }
-    }
-}
-
-/// Publishes, and again for a while when the broker is full: nothing was stored then.
-pub(super) async fn publish(
-    client: &Client,
-    topic: &TopicName,
-    request: &PublishRequest,
-) -> Result<Published, Error> {
-    let backoff = Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(5) };
-    let mut refused = 0;
-    loop {
-        match client.post(&["topics", topic.as_str(), "messages"], request).await {
-            Err(error) if error.code == ErrorCode::Overloaded && refused < 12 => {
-                refused += 1;
-                let wait = backoff.wait(refused, rand::random());
-                tokio::time::sleep(error.retry_after.unwrap_or(wait).max(wait)).await;
-            }
-            other => return other,
         }
     }
 }
@@ -279,6 +259,7 @@ impl Show for Sent {
 #[cfg(test)]
 mod tests {
     use crossdock_control::api::PublishReceipt;
+    use crossdock_topics::ErrorCode;
 
     use super::*;
 

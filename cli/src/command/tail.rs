@@ -3,15 +3,13 @@
 use std::time::Duration;
 
 use clap::Args;
-use crossdock_control::api::MessagePage;
-use crossdock_topics::{Error, StartAt, TopicName};
-use reqwest::Method;
+use crossdock_topics::{StartAt, TopicName};
 
-use super::{Caller, topic};
-use crate::client::Client;
+use super::Caller;
 use crate::failure::Result;
-use crate::follow::{self, WAIT, persist};
+use crate::follow::{WAIT, persist};
 use crate::output::say;
+use crate::way::Way;
 
 /// Print messages of a topic
 #[derive(Debug, Args)]
@@ -44,8 +42,8 @@ const LAST: u64 = 10;
 
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let client = caller.connect()?;
-        let info = topic::get(&client, &self.topic).await?;
+        let way = Way::of(caller.connect()?).await?;
+        let info = way.topic(&self.topic).await?;
         let (mut from, mut left) = match self.from {
             Some(from) => (from, self.max),
             None => {
@@ -57,9 +55,9 @@ impl Arguments {
         };
         let mut next = 0;
         while left != Some(0) {
-            let max = left.unwrap_or(u64::MAX).min(1000);
+            let max = usize::try_from(left.unwrap_or(u64::MAX)).unwrap_or(usize::MAX).min(1000);
             let wait = if self.follow { WAIT } else { Duration::ZERO };
-            let ask = || page(&client, &self.topic, from, max, wait);
+            let ask = || way.read(&self.topic, from, max, wait);
             let page = if self.follow { persist(ask).await? } else { ask().await? };
             for message in &page.messages {
                 if !self.follow && message.offset >= info.tail {
@@ -67,7 +65,7 @@ impl Arguments {
                 }
                 if self.follow && next > 0 && message.offset > next {
                     say(&format!(
-                        "offsets {next} to {} are gone: retention dropped them",
+                        "offsets {next} to {} are gone: dropped by retention, or compacted",
                         message.offset - 1
                     ));
                 }
@@ -82,21 +80,4 @@ impl Arguments {
         }
         Ok(())
     }
-}
-
-async fn page(
-    client: &Client,
-    topic: &TopicName,
-    from: StartAt,
-    max: u64,
-    wait: Duration,
-) -> Result<MessagePage, Error> {
-    let from = follow::place(from);
-    let wait_text = humantime::format_duration(wait).to_string();
-    let request = client.api(Method::GET, &["topics", topic.as_str(), "messages"]).query(&[
-        ("from", from),
-        ("max", max.to_string()),
-        ("wait", wait_text),
-    ]);
-    client.json(Client::patient(request, wait)).await
 }

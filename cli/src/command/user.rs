@@ -1,12 +1,10 @@
 //! Users.
 
-use clap::{Args, Subcommand};
-use crossdock_config::Name;
+use clap::Args;
 use crossdock_control::api::{UserInfo, UserList};
-use crossdock_topics::Error;
 
 use super::Caller;
-use crate::client::Client;
+use super::named::{Action, Named};
 use crate::failure::Result;
 use crate::output::Show;
 
@@ -23,34 +21,20 @@ pub(super) struct Arguments {
     action: Action,
 }
 
-#[derive(Debug, Subcommand)]
-enum Action {
-    /// List users
-    Ls,
-    /// Remove a user whom no permission names any more
-    Rm {
-        /// The user
-        name: Name,
-    },
-}
-
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let client = caller.connect()?;
-        match self.action {
-            Action::Ls => caller.output.list(&all(&client).await?),
-            Action::Rm { name } => {
-                let found = all(&client).await?.into_iter().find(|user| user.name == name);
-                let user = found.ok_or_else(|| Error::not_found("user", &name))?;
-                client.delete(&["users", name.as_str()]).await?;
-                caller.output.done(&user, &format!("removed user {name}"))
-            }
-        }
+        self.action.run::<UserInfo>(caller).await
     }
 }
 
-async fn all(client: &Client) -> Result<Vec<UserInfo>, Error> {
-    Ok(client.get::<UserList>(&["users"]).await?.users)
+impl Named for UserInfo {
+    const PATH: &'static str = "users";
+    const KIND: &'static str = "user";
+    type List = UserList;
+
+    fn all(list: Self::List) -> Vec<Self> {
+        list.users
+    }
 }
 
 impl Show for UserInfo {

@@ -11,7 +11,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use crossdock_control::api::{Status, TopicList};
 use crossdock_topics::time::human;
-use crossdock_topics::{Error, ErrorCode, Topic, TopicName};
+use crossdock_topics::{Error, ErrorCode, SharedBroker, Topic, TopicName};
 use reqwest::Method;
 use serde::Serialize;
 
@@ -20,10 +20,11 @@ use crate::client::Client;
 use crate::failure::Result;
 use crate::output::Show;
 
-/// Put load on a running server over HTTP and measure it
+/// Put load on a running server and measure it
 #[derive(Debug, Args)]
 #[command(after_help = "\
-The load comes from this process: on one machine it takes its share of the
+`pub` and `sub` go straight to the broker's wire where the context names it, and over the
+HTTP gateway otherwise, or with --http. The load comes from this process: on one machine it takes its share of the
 processors. Latencies are those of whole requests. A topic made to measure on is
 deleted afterwards.
 
@@ -77,6 +78,8 @@ fn length(text: &str) -> Result<Duration, String> {
 struct Report {
     /// What was done.
     work: &'static str,
+    /// Which way: `http` or `wire`.
+    way: &'static str,
     /// To what.
     target: String,
     /// How many requests were under way at a time.
@@ -110,6 +113,7 @@ impl From<load::Measured> for Report {
         let per_second = measured.count as f64 / measured.seconds;
         Self {
             work: "",
+            way: "http",
             target: String::new(),
             in_flight: 0,
             batch: 1,
@@ -128,11 +132,12 @@ impl From<load::Measured> for Report {
 
 impl Show for Report {
     const COLUMNS: &'static [&'static str] =
-        &["work", "target", "in flight", "batch", "size", "durability", "per second", "p50", "p99"];
+        &["work", "way", "target", "in flight", "batch", "size", "durability", "per second", "p50", "p99"];
 
     fn row(&self) -> Vec<String> {
         vec![
             self.work.into(),
+            self.way.into(),
             self.target.clone(),
             self.in_flight.to_string(),
             self.batch.to_string(),
@@ -171,6 +176,16 @@ async fn gateway(client: &Client) -> Result<Client, Error> {
             .hint("see `crossdock status`")
     })?;
     client.at(&member.gateway_url)
+}
+
+/// The broker's wire, unless HTTP is asked for or the context does not name it.
+async fn wire(client: &Client, http: bool) -> Result<Option<SharedBroker>, Error> {
+    if http { Ok(None) } else { crate::way::wire(client).await }
+}
+
+/// Which way that is.
+fn way(wire: Option<&SharedBroker>) -> &'static str {
+    if wire.is_some() { "wire" } else { "http" }
 }
 
 /// A topic to measure on: the user's, or one of its own, which is deleted afterwards.

@@ -1,12 +1,12 @@
-//! Publishing through the gateway.
+//! Publishing.
 
 use clap::Args;
 use crossdock_config::Size;
-use crossdock_topics::{Error, TopicName};
+use crossdock_topics::{Batch, Error, Message, PublishOptions, SharedBroker, TopicName};
 use reqwest::{Method, header};
 
 use super::load::{self, Step};
-use super::{Amount, Ground, Report, gateway, payload};
+use super::{Amount, Ground, Report, gateway, payload, way, wire};
 use crate::client::Client;
 use crate::failure::Result;
 
@@ -24,6 +24,9 @@ pub(super) struct Arguments {
     /// The topic; one of its own, synced to disk, unless said
     #[arg(long)]
     topic: Option<TopicName>,
+    /// Over the HTTP gateway, also where the broker's wire is known
+    #[arg(long)]
+    http: bool,
 }
 
 pub(super) fn payload_size(text: &str) -> Result<Size, String> {
@@ -33,15 +36,20 @@ pub(super) fn payload_size(text: &str) -> Result<Size, String> {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<Report> {
-        let gateway = gateway(client).await?;
+        let wire = wire(client, self.http).await?;
+        let way = way(wire.as_ref());
         let ground = Ground::open(client, self.topic.clone()).await?;
-        let measured = self.load(gateway, &ground).await;
+        let measured = match wire {
+            Some(broker) => self.over_the_wire(broker, &ground).await,
+            None => self.over_http(gateway(client).await?, &ground).await,
+        };
         let durability = ground.topic.durability.to_string();
         let target = ground.topic.name.to_string();
         ground.close(client).await?;
         let measured = measured?;
         Ok(Report {
             work: "publish",
+            way,
             target,
             in_flight: self.amount.in_flight,
             batch: usize::from(self.batch),
@@ -51,7 +59,23 @@ impl Arguments {
         })
     }
 
-    async fn load(&self, gateway: Client, ground: &Ground) -> Result<load::Measured, Error> {
+    async fn over_the_wire(&self, broker: SharedBroker, ground: &Ground) -> Result<load::Measured, Error> {
+        let mut messages = Batch::default();
+        let message = Message::new(payload(self.size.bytes()));
+        for _ in 0..self.batch {
+            messages.push(&message)?;
+        }
+        let (batch, topic, shared) = (u64::from(self.batch), ground.topic.name.clone(), broker.clone());
+        let step = move || {
+            let publishing = shared.publish(&topic, messages.clone(), PublishOptions::default());
+            async move { publishing.await.map(|_| Step::Done(batch)) }
+        };
+        let measured = load::run(self.amount, "messages", step).await;
+        broker.close().await;
+        measured
+    }
+
+    async fn over_http(&self, gateway: Client, ground: &Ground) -> Result<load::Measured, Error> {
         let (kind, body) = self.body();
         let body = bytes::Bytes::from(body);
         let (batch, topic) = (u64::from(self.batch), ground.topic.name.clone());

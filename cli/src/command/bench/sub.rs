@@ -1,4 +1,4 @@
-//! Consuming and acknowledging through the gateway.
+//! Consuming and acknowledging.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -7,17 +7,20 @@ use std::time::Duration;
 use clap::Args;
 use crossdock_config::Size;
 use crossdock_control::api::{NewMessage, PublishRequest};
-use crossdock_topics::{Error, Subscription, SubscriptionName, TopicName, TopicPattern};
+use crossdock_topics::{
+    Error, Fetch, Settlement, SharedBroker, Subscription, SubscriptionName, Subscriptions, TopicName,
+    TopicPattern,
+};
 use reqwest::Method;
 use serde::Deserialize;
 use serde_json::json;
 
 use super::load::{self, Step};
-use super::{Amount, Ground, Report, gateway, payload};
+use super::{Amount, Ground, Report, gateway, payload, way, wire};
 use crate::client::Client;
-use crate::command::publish::publish;
 use crate::failure::Result;
 use crate::output::progress;
+use crate::way::publish;
 
 /// Consume and acknowledge messages, which are published first on a topic of its own
 #[derive(Debug, Args)]
@@ -34,6 +37,9 @@ pub(super) struct Arguments {
     /// The size of each payload
     #[arg(long, default_value = "128B", value_parser = super::publish::payload_size)]
     size: Size,
+    /// Over the HTTP gateway, also where the broker's wire is known
+    #[arg(long)]
+    http: bool,
 }
 
 /// What the gateway hands out; the rest of a message is of no interest here.
@@ -49,10 +55,11 @@ struct Delivery {
 
 impl Arguments {
     pub(super) async fn run(self, client: &Client) -> Result<Report> {
-        let gateway = gateway(client).await?;
+        let wire = wire(client, self.http).await?;
+        let way = way(wire.as_ref());
         let ground = Ground::open(client, None).await?;
         let name: SubscriptionName = ground.topic.name.as_str().parse()?;
-        let measured = self.measure(client, gateway, &ground.topic.name, &name).await;
+        let measured = self.measure(client, wire, &ground.topic.name, &name).await;
         // A subscription that was never made is no reason to leave the topic.
         let _ = client.delete(&["subscriptions", name.as_str()]).await;
         let target = ground.topic.name.to_string();
@@ -60,6 +67,7 @@ impl Arguments {
         let measured = measured?;
         Ok(Report {
             work: "consume",
+            way,
             target,
             in_flight: self.in_flight,
             batch: usize::from(self.batch),
@@ -72,7 +80,7 @@ impl Arguments {
     async fn measure(
         &self,
         client: &Client,
-        gateway: Client,
+        wire: Option<SharedBroker>,
         topic: &TopicName,
         name: &SubscriptionName,
     ) -> Result<load::Measured, Error> {
@@ -82,11 +90,22 @@ impl Arguments {
         self.fill(client, topic).await?;
         let amount = Amount { in_flight: self.in_flight, length: Duration::from_secs(3600) };
         let (left, batch, name) = (Arc::new(AtomicU64::new(self.messages)), self.batch, name.clone());
-        let step = move || {
-            let (gateway, left, name) = (gateway.clone(), Arc::clone(&left), name.clone());
-            async move { consume(&gateway, &name, batch, &left).await }
+        let Some(broker) = wire else {
+            let gateway = gateway(client).await?;
+            let step = move || {
+                let (gateway, left, name) = (gateway.clone(), Arc::clone(&left), name.clone());
+                async move { done(&left, consume(&gateway, &name, batch).await?) }
+            };
+            return load::run(amount, "messages", step).await;
         };
-        load::run(amount, "messages", step).await
+        let shared = broker.clone();
+        let step = move || {
+            let (broker, left, name) = (shared.clone(), Arc::clone(&left), name.clone());
+            async move { done(&left, consume_wired(&*broker, &name, batch).await?) }
+        };
+        let measured = load::run(amount, "messages", step).await;
+        broker.close().await;
+        measured
     }
 
     async fn fill(&self, client: &Client, topic: &TopicName) -> Result<(), Error> {
@@ -109,23 +128,40 @@ impl Arguments {
 }
 
 /// Fetches once and acknowledges all of it.
-async fn consume(
-    gateway: &Client,
-    name: &SubscriptionName,
-    batch: u16,
-    left: &AtomicU64,
-) -> Result<Step, Error> {
+async fn consume(gateway: &Client, name: &SubscriptionName, batch: u16) -> Result<u64, Error> {
     let request = gateway
         .request(Method::GET, &["subscriptions", name.as_str(), "messages"])
         .query(&[("max", batch.to_string()), ("wait", "1s".to_owned())]);
     let fetched: Fetched = gateway.json(request).await?;
     let count = fetched.messages.len() as u64;
     if count == 0 {
-        return Ok(if left.load(Ordering::Relaxed) == 0 { Step::Last(0) } else { Step::Done(0) });
+        return Ok(0);
     }
     let deliveries: Vec<String> = fetched.messages.into_iter().map(|message| message.delivery).collect();
     let request = gateway.request(Method::POST, &["subscriptions", name.as_str(), "settle"]);
     gateway.drained(request.json(&json!({ "ack": deliveries }))).await?;
+    Ok(count)
+}
+
+/// The same over the broker's wire.
+async fn consume_wired(
+    broker: &dyn Subscriptions,
+    name: &SubscriptionName,
+    batch: u16,
+) -> Result<u64, Error> {
+    let fetch = Fetch::new(None, usize::from(batch), Duration::from_secs(1));
+    let deliveries = broker.fetch(name, fetch).await?;
+    if !deliveries.is_empty() {
+        broker.settle(name, Settlement::ack(deliveries.iter().map(|delivery| delivery.id))).await?;
+    }
+    Ok(deliveries.len() as u64)
+}
+
+/// What a step has done, and whether anything is left to do.
+fn done(left: &AtomicU64, count: u64) -> Result<Step, Error> {
+    if count == 0 {
+        return Ok(if left.load(Ordering::Relaxed) == 0 { Step::Last(0) } else { Step::Done(0) });
+    }
     // Redelivered ones would be counted twice; with a lease of 30 s that takes a very slow machine.
     let before = left.update(Ordering::Relaxed, Ordering::Relaxed, |left| left.saturating_sub(count));
     Ok(if before <= count { Step::Last(count) } else { Step::Done(count) })

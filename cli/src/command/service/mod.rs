@@ -18,7 +18,7 @@ use reqwest::Method;
 use super::Caller;
 use crate::client::Client;
 use crate::failure::Result;
-use crate::message::printable;
+use crate::message::{gist, one_line, printable};
 use crate::output::Show;
 
 use rollout::{Rollout, stands};
@@ -138,7 +138,8 @@ fn current(info: &ServiceInfo) -> Option<&ServiceVersion> {
 }
 
 impl Show for ServiceInfo {
-    const COLUMNS: &'static [&'static str] = &["name", "version", "state", "takes", "deployed", "by"];
+    const COLUMNS: &'static [&'static str] =
+        &["name", "version", "state", "takes", "deployed", "by", "reason"];
 
     fn row(&self) -> Vec<String> {
         let current = current(self);
@@ -149,6 +150,7 @@ impl Show for ServiceInfo {
             current.map(|version| does(&self.name, &version.manifest)).unwrap_or_default(),
             current.map(|version| version.deployed_at.to_string()).unwrap_or_default(),
             current.map(|version| version.by.clone()).unwrap_or_default(),
+            reason(&self.servers),
         ]
     }
 
@@ -157,7 +159,8 @@ impl Show for ServiceInfo {
     }
 
     fn details(&self) -> Vec<(&'static str, String)> {
-        let mut all: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
+        let short = Self::COLUMNS.len() - 1; // the whole reason comes with its server
+        let mut all: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).take(short).collect();
         all.push(("processes", self.settings.processes.to_string()));
         all.push(("timeout", humantime::format_duration(self.settings.timeout).to_string()));
         all.push(("memory", self.settings.memory.to_string()));
@@ -167,6 +170,17 @@ impl Show for ServiceInfo {
             ("has version", format!("{} of {} by {}", version.version, version.deployed_at, version.by))
         }));
         all
+    }
+}
+
+/// Why it does not run where it does not, in one short line.
+fn reason(servers: &[ServiceStatus]) -> String {
+    const SHORT: usize = 80;
+    let reason = servers.iter().find_map(|status| status.reason.as_deref()).unwrap_or_default();
+    let line = one_line(gist(reason));
+    match line.char_indices().nth(SHORT) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line,
     }
 }
 
