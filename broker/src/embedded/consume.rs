@@ -14,7 +14,6 @@ use tokio::time::Instant;
 
 use super::block::Block;
 use super::log::{READ_BYTES, TopicLog};
-use super::publish::unbuilt;
 use super::sieve::Sieve;
 use super::subscription::SubscriptionState;
 use super::take::{Again, Taken};
@@ -317,7 +316,7 @@ impl Subscriptions for Embedded {
         self.shared.operate(name, Operation::ReleaseKeys { parked, give_up }).await
     }
 
-    async fn explain(&self, _topic: &TopicName, _offset: u64) -> Result<Explanation> {
-        Err(unbuilt("explaining"))
+    async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation> {
+        self.shared.explain(topic, offset).await
     }
 }

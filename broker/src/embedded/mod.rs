@@ -12,6 +12,7 @@ mod consume;
 mod database;
 mod dead;
 mod dedup;
+mod explain;
 pub mod failpoints;
 mod keys;
 mod log;

@@ -99,11 +99,6 @@ impl Shared {
     }
 }
 
-/// What the contract has and this engine does not have yet.
-pub(super) fn unbuilt(what: &str) -> Error {
-    Error::internal(format!("{what} is not built yet"))
-}
-
 fn check_durability(durability: Durability) -> Result<()> {
     if durability > Durability::Fsync {
         return Err(Error::invalid(format!("{durability} needs a cluster, this broker is one process"))

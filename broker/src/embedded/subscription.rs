@@ -30,7 +30,7 @@ pub(super) struct SubscriptionState {
     pub(super) listing: Listing,
     /// Wakes those who wait in a fetch.
     available: Notify,
-    waiting: AtomicUsize,
+    pub(super) waiting: AtomicUsize,
     /// Whether it matters who of them is woken; then all are.
     is_particular: AtomicBool,
     deleted: AtomicBool,

@@ -209,6 +209,12 @@ macro_rules! conformance_cases {
                 a_changed_filter_counts_from_then_on,
                 with_keys_and_with_priorities,
             ]
+            explain: [
+                what_is_stored_is_shown_and_what_is_not_says_why,
+                each_state_says_what_it_waits_for,
+                keys_say_whom_they_wait_for,
+                every_subscription_of_the_topic_is_told_of,
+            ]
             sharing: [
                 an_exclusive_one_takes_one_consumer,
                 when_the_first_one_leaves_the_next_takes_over,

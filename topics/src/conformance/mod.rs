@@ -16,6 +16,7 @@ mod competing;
 mod dead_letters;
 mod due;
 mod expected;
+mod explain;
 mod failures;
 mod filters;
 mod freight;
