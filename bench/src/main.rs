@@ -170,7 +170,7 @@ async fn measure(arguments: &Arguments) -> Result<(), Failure> {
 }
 
 async fn side_by_side(peers: &Peers) -> Result<(), Failure> {
-    let (rounds, seconds) = if peers.quick { (1, 1.0) } else { (peers.rounds.max(1), peers.seconds) };
+    let (rounds, seconds) = if peers.quick { (1, 0.7) } else { (peers.rounds.max(1), peers.seconds) };
     let options = side::Options {
         rounds,
         time: Duration::try_from_secs_f64(seconds)?,

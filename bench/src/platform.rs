@@ -20,7 +20,7 @@ const ECHO: &str = "from crossdock import serve\n\n@serve()\ndef echo(body: byte
 const CHANNEL: &str = "rest_channels:\n  - {name: echo, path: /echo, methods: [POST], service: echo}\n";
 
 /// The binary that was built along with this one.
-fn binary() -> Result<PathBuf, Failure> {
+pub(crate) fn binary() -> Result<PathBuf, Failure> {
     let path = std::env::current_exe()?.with_file_name("crossdock");
     if path.exists() {
         Ok(path)

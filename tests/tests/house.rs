@@ -25,7 +25,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
         &["topics", "wire", "config", "access", "http", "broker", "gateway", "workers", "control", "verify"],
     ),
     ("tests", &[]),
-    ("bench", &["topics", "broker", "tests"]),
+    ("bench", &["topics", "access", "broker", "tests"]),
 ];
 
 /// What tests of a crate may use beside that: the real engine and its suite, and the sandbox.

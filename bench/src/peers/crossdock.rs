@@ -3,17 +3,20 @@
 use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use crossdock_broker::{Embedded, EmbeddedOptions};
+use crossdock_access::Credentials;
+use crossdock_broker::{Embedded, EmbeddedOptions, Remote, RemoteOptions};
 use crossdock_topics::{
     Batch, ConsumerId, Expect, Fetch, Message, Outcome, PublishOptions, Published, Receipts, Settlement,
     SharedBroker, Subscription, SubscriptionName, Topic, TopicName,
 };
 use futures::FutureExt;
 use futures::future::Map;
+use serde::Deserialize;
+use tokio::process::Command;
 use tokio::task::JoinHandle;
 
 use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
@@ -24,7 +27,77 @@ const DURABILITY: &str = "fsync before each acknowledgement; the outcome of each
 
 /// The broker in both ways it is used.
 pub(super) fn systems() -> Vec<Box<dyn System>> {
-    vec![Box::new(InProcess)]
+    vec![Box::new(OverTcp), Box::new(InProcess)]
+}
+
+/// The server as a user starts it, over TCP.
+struct OverTcp;
+
+#[async_trait]
+impl System for OverTcp {
+    fn name(&self) -> &'static str {
+        "Crossdock"
+    }
+
+    fn durability(&self) -> &'static str {
+        DURABILITY
+    }
+
+    fn settings(&self) -> &'static str {
+        "`crossdock quickstart` as it is. Client: its remote engine, one call for each message; consumers fetch as many as may \
+         be in flight and settle them in one call while they fetch the next."
+    }
+
+    async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
+        let binary = crate::platform::binary()?;
+        let data = folder.join("data");
+        let mut command = Command::new(binary);
+        // Whoever runs this has contexts and settings of his own, which are not to be used or changed.
+        for (name, _) in std::env::vars_os() {
+            if name.to_string_lossy().starts_with("CROSSDOCK_") {
+                command.env_remove(name);
+            }
+        }
+        command.current_dir(folder).env("HOME", folder).env("XDG_CONFIG_HOME", folder.join(".config"));
+        command.arg("quickstart").arg(&data).args(["--port-base", "0"]);
+        let process = Process::start(command, folder)?;
+        let deadline = Instant::now() + Duration::from_secs(20);
+        loop {
+            let attempt = async {
+                let options = options(&data.join("context.json"))?;
+                Ok::<_, Failure>((connect(&options).await?, options))
+            };
+            match attempt.await {
+                Ok((broker, options)) => {
+                    return Ok(Box::new(Running { broker, server: Some((process, options)) }));
+                }
+                Err(cause) if Instant::now() > deadline => {
+                    return Err(format!("{cause}; it said:\n{}", process.said()).into());
+                }
+                Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
+            }
+        }
+    }
+}
+
+/// What a server says of itself to those who may read its folder.
+#[derive(Deserialize)]
+struct Context {
+    broker_url: String,
+    user: String,
+    password: String,
+}
+
+fn options(context: &Path) -> Result<RemoteOptions, Failure> {
+    let context: Context = serde_json::from_slice(&std::fs::read(context)?)?;
+    let mut options = RemoteOptions::new(&context.broker_url)?;
+    let (user, password) = (context.user, context.password.into());
+    options.credentials = Some(Credentials::Basic { user, password });
+    Ok(options)
+}
+
+async fn connect(options: &RemoteOptions) -> Result<SharedBroker, Failure> {
+    Ok(Remote::connect(options.clone()).await?)
 }
 
 /// The embedded engine, as a program sees it that links it.
@@ -48,20 +121,31 @@ impl System for InProcess {
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
         let options = EmbeddedOptions::new(folder.join("broker"));
         let broker = tokio::task::spawn_blocking(move || Embedded::open(options)).await??;
-        Ok(Box::new(Running { broker, process: None }))
+        Ok(Box::new(Running { broker, server: None }))
     }
 }
 
 /// A broker that runs, here or elsewhere.
 struct Running {
     broker: SharedBroker,
-    process: Option<Process>,
+    /// With the way to connect to it.
+    server: Option<(Process, RemoteOptions)>,
+}
+
+impl Running {
+    /// A connection for whoever publishes or consumes, as processes of their own would have.
+    async fn client(&self) -> Result<SharedBroker, Failure> {
+        match &self.server {
+            Some((_, options)) => connect(options).await,
+            None => Ok(self.broker.clone()),
+        }
+    }
 }
 
 #[async_trait]
 impl Server for Running {
     fn process(&self) -> Option<&Process> {
-        self.process.as_ref()
+        self.server.as_ref().map(|(process, _)| process)
     }
 
     async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure> {
@@ -80,7 +164,7 @@ impl Server for Running {
     }
 
     async fn publisher(&self, topic: &str, in_flight: usize) -> Result<Box<dyn Publisher>, Failure> {
-        Ok(Box::new(Publishing { broker: self.broker.clone(), topic: topic.parse()?, in_flight }))
+        Ok(Box::new(Publishing { broker: self.client().await?, topic: topic.parse()?, in_flight }))
     }
 
     async fn consumer(
@@ -90,16 +174,16 @@ impl Server for Running {
         in_flight: usize,
     ) -> Result<Box<dyn Consumer>, Failure> {
         let subscription: SubscriptionName = subscription.parse()?;
-        let consumer = self.broker.join(&subscription).await?;
-        let broker = self.broker.clone();
+        let broker = self.client().await?;
+        let consumer = broker.join(&subscription).await?;
         let settling = VecDeque::new();
         Ok(Box::new(Consuming { broker, subscription, consumer, in_flight, held: 0, settling }))
     }
 
     async fn stop(self: Box<Self>) -> Result<(), Failure> {
         self.broker.close().await;
-        match self.process {
-            Some(process) => process.stop().await,
+        match self.server {
+            Some((process, _)) => process.stop().await,
             None => Ok(()),
         }
     }

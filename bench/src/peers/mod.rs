@@ -8,8 +8,6 @@ mod crossdock;
 mod kafka;
 #[cfg(feature = "peers")]
 mod nats;
-// Without the others nothing here is a process of its own.
-#[cfg_attr(not(feature = "peers"), allow(dead_code))]
 mod process;
 #[cfg(feature = "peers")]
 mod rabbitmq;

@@ -33,7 +33,8 @@ pub(crate) struct Usage {
     pub(crate) peak: f64,
 }
 
-/// A port on loopback that nobody listens on now.
+/// A port on loopback that nobody listens on now, for servers that do not choose one themselves.
+#[cfg_attr(not(feature = "peers"), allow(dead_code))]
 pub(crate) fn free_port() -> Result<u16, Failure> {
     Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
 }
@@ -51,6 +52,7 @@ impl Process {
     }
 
     /// Waits until it takes connections on this port of loopback.
+    #[cfg_attr(not(feature = "peers"), allow(dead_code))]
     pub(crate) async fn listens(&mut self, port: u16, within: Duration) -> Result<(), Failure> {
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         let deadline = Instant::now() + within;

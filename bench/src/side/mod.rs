@@ -15,7 +15,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::file::{Space, append};
 use crate::machine::Machine;
-use crate::peers::{Missing, System};
+use crate::peers::{Missing, Server, System};
 use crate::{Failure, machine, peers};
 
 use bars::Bar;
@@ -119,19 +119,14 @@ pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
     let begin = Instant::now();
     for round in 1..=options.rounds {
         yardstick(options, &mut samples)?;
-        for step in steps.iter().filter(|step| round == 1 || !step.once()) {
+        let due: Vec<Step> = steps.iter().copied().filter(|step| round == 1 || !step.once()).collect();
+        // A server for each thing; for all of them where time is short.
+        for steps in due.chunks(if options.quick { due.len() } else { 1 }) {
             for system in &systems {
-                let (step, system) = (*step, &**system);
-                let what = format!("round {round} of {}: {}: {}", options.rounds, system.name(), step.name());
-                eprintln!("bench: {what}");
-                if begin.elapsed() > options.budget {
-                    missing.push(format!("{what}: no time was left"));
-                    continue;
-                }
-                if let Err(failure) = measure(options, step, system, &mut samples, &mut notes).await {
-                    eprintln!("bench: {what}: {failure}");
-                    missing.push(format!("{what}: {failure}"));
-                }
+                let left = options.budget.saturating_sub(begin.elapsed());
+                let mut turn =
+                    Turn { options, round, system: &**system, samples: &mut samples, notes: &mut notes };
+                missing.extend(turn.take(steps, left).await);
             }
         }
     }
@@ -163,49 +158,88 @@ fn steps(quick: bool) -> Vec<Step> {
         if quick { (&[128, 1024], &[128]) } else { (&[128, 1024, 16_384], &[128, 1024]) };
     let cells = sizes.iter().map(|size| Step::Cells(*size));
     let latency = paced.iter().map(|size| Step::Latency(*size));
-    let others = [Step::Subscriptions, Step::Storm, Step::Topics, Step::Backlog];
+    let others = [Step::Subscriptions, Step::Storm, Step::Backlog, Step::Topics];
     cells.chain(latency).chain(others).collect()
 }
 
-/// Starts a system on a new folder, lets it do one thing, and stops it.
-async fn measure(
-    options: &Options,
-    step: Step,
-    system: &dyn System,
-    samples: &mut Samples,
-    notes: &mut Vec<String>,
-) -> Result<(), Failure> {
-    enough_space(&options.disk)?;
-    let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&options.disk)?;
-    let server = system.start(folder.path()).await?;
-    let done = {
-        let (time, quick) = (options.time, options.quick);
-        let mut run = Run { system, server: &*server, samples, notes, time, quick };
-        let work = async {
-            match step {
-                Step::Cells(size) => {
-                    let windows = if quick { &WINDOWS[1..3] } else { &WINDOWS[..] };
-                    run.publish_and_consume(size, windows).await
-                }
-                Step::Latency(size) => run.latency(size).await,
-                Step::Subscriptions => {
-                    for count in [1, 8, 64] {
-                        run.subscriptions(count).await?;
-                    }
-                    Ok(())
-                }
-                Step::Topics => run.topics().await,
-                Step::Backlog => run.backlog().await,
-                Step::Storm => run.storm().await,
+/// A system's turn: it is started on a new folder, does some things, and is stopped.
+struct Turn<'a> {
+    options: &'a Options,
+    round: usize,
+    system: &'a dyn System,
+    samples: &'a mut Samples,
+    notes: &'a mut Vec<String>,
+}
+
+impl Turn<'_> {
+    /// Does these things as long as there is time; gives what could not be done, and why.
+    async fn take(&mut self, steps: &[Step], left: Duration) -> Vec<String> {
+        let begin = Instant::now();
+        let mut failures = Vec::new();
+        let name = self.system.name();
+        let round = format!("round {} of {}", self.round, self.options.rounds);
+        let mut failed = |what: &str, failure: Failure| {
+            eprintln!("bench: {round}: {name}: {what}: {failure}");
+            failures.push(format!("{round}: {name}: {what}: {failure}"));
+        };
+        let started = async {
+            enough_space(&self.options.disk)?;
+            let folder = tempfile::Builder::new().prefix("bench-").tempdir_in(&self.options.disk)?;
+            let server = self.system.start(folder.path()).await?;
+            Ok((folder, server))
+        };
+        let (_folder, server) = match started.await {
+            Ok(started) => started,
+            Err(failure) => {
+                failed("start", failure);
+                return failures;
             }
         };
-        match tokio::time::timeout(step.within(), work).await {
-            Ok(done) => done,
-            Err(_) => Err(format!("given up after {:?}", step.within()).into()),
+        for step in steps {
+            let result = if begin.elapsed() > left {
+                Err("no time was left".into())
+            } else {
+                eprintln!("bench: {round}: {name}: {}", step.name());
+                match tokio::time::timeout(step.within(), self.measure(*step, &*server)).await {
+                    Ok(done) => done,
+                    Err(_) => Err(format!("given up after {:?}", step.within()).into()),
+                }
+            };
+            if let Err(failure) = result {
+                failed(step.name(), failure);
+            }
         }
-    };
-    let stopped = server.stop().await;
-    done.and(stopped)
+        if let Err(failure) = server.stop().await {
+            failed("stop", failure);
+        }
+        failures
+    }
+
+    async fn measure(&mut self, step: Step, server: &dyn Server) -> Result<(), Failure> {
+        let Options { time, quick, .. } = *self.options;
+        let topic = match step {
+            Step::Cells(size) | Step::Latency(size) => format!("{}-{size}", step.name()),
+            _ => step.name().to_owned(),
+        };
+        let (system, samples, notes) = (self.system, &mut *self.samples, &mut *self.notes);
+        let mut run = Run { system, server, samples, notes, topic, time, quick };
+        match step {
+            Step::Cells(size) => {
+                let windows = if quick { &WINDOWS[1..3] } else { &WINDOWS[..] };
+                run.publish_and_consume(size, windows).await
+            }
+            Step::Latency(size) => run.latency(size).await,
+            Step::Subscriptions => {
+                for count in [1, 8, 64] {
+                    run.subscriptions(count).await?;
+                }
+                Ok(())
+            }
+            Step::Topics => run.topics().await,
+            Step::Backlog => run.backlog().await,
+            Step::Storm => run.storm().await,
+        }
+    }
 }
 
 /// The disk must bear the largest work: ten million messages in a system that writes them more than once.
