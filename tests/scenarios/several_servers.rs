@@ -204,3 +204,25 @@ async fn given_a_server_without_admin_permission_or_credentials_when_started_sho
     assert!(none.stderr.contains("crossdock://HOST:PORT"), "{none:?}");
     sandbox.stop().await;
 }
+
+#[tokio::test]
+async fn given_a_certificate_when_one_server_has_the_broker_and_another_connects_should_be_encrypted() {
+    let sandbox = sandbox().env("CROSSDOCK_ADMIN_PASSWORD", "correct horse").prepare();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    sandbox.write("cert.pem", &made.cert.pem());
+    sandbox.write("key.pem", &made.signing_key.serialize_pem());
+    let script = r#"
+        trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+        crossdock server --broker rocksdb:data --dir one --port-base 0 --tls-cert cert.pem --tls-key key.pem -o json > one.json &
+        until [ -s one.json ]; do kill -0 $!; sleep 0.1; done
+        port=$(grep -o 'crossdocks://127.0.0.1:[0-9]*' one.json | grep -o '[0-9]*$')
+        export CROSSDOCK_USER=admin CROSSDOCK_PASSWORD='correct horse'
+        crossdock server --broker crossdocks://localhost:$port --tls-ca cert.pem --dir two --name two --port-base 0 -o json > two.json &
+        until [ -s two.json ]; do kill -0 $!; sleep 0.1; done
+        export CROSSDOCK_URL=$(grep -o '"admin_url":"[^"]*' two.json | cut -d '"' -f 4)
+        until crossdock status | grep 'member.*two'; do sleep 0.1; done
+        crossdock topic create orders -o name
+    "#;
+    let ran = sandbox.bash(script).await.expect(0);
+    assert!(ran.stdout.ends_with("orders\n"), "{ran:?}");
+}

@@ -33,7 +33,8 @@ Environment:
 Examples:
   crossdock server --broker crossdock://127.0.0.1:7402 --port-base 7500
   crossdock server --broker crossdocks://broker.example:7402 --credentials /run/secrets/crossdock.json
-  crossdock server --broker rocksdb:/var/lib/crossdock/broker --dir /var/lib/crossdock/server")]
+  crossdock server --broker rocksdb:/var/lib/crossdock/broker --dir /var/lib/crossdock/server \\
+    --bind-wire 0.0.0.0 --tls-cert cert.pem --tls-key key.pem")]
 pub(super) struct Arguments {
     /// The broker: rocksdb:PATH, crossdock://HOST:PORT, or crossdocks://HOST:PORT with TLS
     #[arg(long, value_name = "URL")]
@@ -54,6 +55,15 @@ pub(super) struct Arguments {
     /// Where the broker's wire listens, with rocksdb:PATH
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind_wire: IpAddr,
+    /// The certificate, with its chain, that encrypts the broker's wire: a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Its private key: a PEM file
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// The certificates to trust of a crossdocks:// broker: a PEM file [default: those that this machine trusts]
+    #[arg(long, value_name = "FILE")]
+    tls_ca: Option<PathBuf>,
     /// Let what is not encrypted be reached from other machines, and send credentials to the broker so
     #[arg(long)]
     insecure: bool,
@@ -73,6 +83,8 @@ impl Arguments {
             directory: self.dir,
             name: self.name,
             place: Place { base: self.port_base, http: self.bind, wire },
+            tls: self.tls_cert.zip(self.tls_key),
+            ca: self.tls_ca,
             insecure: self.insecure,
             credentials: self.credentials,
             context: caller.context.clone(),

@@ -6,7 +6,7 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use crossdock_broker::remote::ServeOptions;
+use crossdock_broker::remote::{ServeOptions, ServerTls};
 use crossdock_topics::{Error, ErrorCode, Store};
 use serde::Serialize;
 
@@ -30,6 +30,10 @@ pub(crate) struct Options {
     pub(crate) name: Option<String>,
     /// Where it listens.
     pub(crate) place: Place,
+    /// The certificate with its chain, and its key, that encrypt the wire.
+    pub(crate) tls: Option<(PathBuf, PathBuf)>,
+    /// The certificates to trust of a broker elsewhere, instead of those that this machine trusts.
+    pub(crate) ca: Option<PathBuf>,
     /// Whether what is not encrypted may be reached from other machines.
     pub(crate) insecure: bool,
     /// A file with credentials for the broker.
@@ -62,6 +66,8 @@ pub(crate) struct Ready {
 pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<()>) -> Result<()> {
     let began = Instant::now();
     options.check()?;
+    let tls =
+        options.tls.as_ref().map(|(certificate, key)| ServerTls::from_files(certificate, key)).transpose()?;
     let mut signals = Signals::listen()?;
     let _lock = lock(&options.directory)?;
     let opened = tokio::select! {
@@ -95,7 +101,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
             ports,
             gateway_url,
             broker_url,
-            wire: ServeOptions::default(),
+            wire: ServeOptions { tls, ..ServeOptions::default() },
         };
         Ok::<_, Error>((Server::start(parts).await?, ready))
     };
@@ -161,7 +167,7 @@ impl Options {
     }
 
     fn encrypted(&self) -> bool {
-        false
+        self.tls.is_some()
     }
 
     async fn open(&self) -> Result<crossdock_topics::SharedBroker, Error> {
@@ -169,6 +175,7 @@ impl Options {
             BrokerUrl::Embedded(path) => broker::embedded(path, self.accept_loss).await,
             BrokerUrl::Remote(url) => {
                 let mut options = broker::options(url, self.credentials.as_deref(), self.context.as_deref())?;
+                options.ca.clone_from(&self.ca);
                 options.plain_credentials = self.insecure;
                 options.name = self.name.clone().unwrap_or_else(machine);
                 broker::remote(options).await
@@ -206,6 +213,8 @@ mod tests {
             directory: "server".into(),
             name: None,
             place: Place { base: 0, http, wire },
+            tls: None,
+            ca: None,
             insecure,
             credentials: None,
             context: None,
@@ -223,6 +232,8 @@ mod tests {
             assert!(error.hint.unwrap().contains("--insecure"));
             options(http, wire, true).check().unwrap();
         }
+        let tls = Some(("cert.pem".into(), "key.pem".into()));
+        Options { tls, ..options(here, Some(everywhere), false) }.check().unwrap();
     }
 
     #[test]
