@@ -159,7 +159,8 @@ impl Load {
                 progress.next >= tail && progress.waiting + progress.in_flight + progress.set_aside == 0
             });
             if !through {
-                return Ok(Some(format!("{} of {tail}: {progress:?}", reader.name())));
+                let (name, consumers) = (reader.name(), info.consumers);
+                return Ok(Some(format!("{name} of {tail}, {consumers} consumers: {progress:?}")));
             }
         }
         Ok(None)
