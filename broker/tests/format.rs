@@ -14,8 +14,9 @@ use std::time::{Duration, Instant};
 
 use crossdock_broker::{Embedded, EmbeddedOptions};
 use crossdock_topics::{
-    Batch, Broker, Clock, Delivery, Expect, Fetch, Log, Message, Outcome, Selection, Settlement, StartAt,
-    Store, Subscription, SubscriptionName, Subscriptions, Timestamp, Topic, TopicName,
+    Batch, Broker, Clock, Delivery, Expect, Expected, Fetch, Log, Message, Outcome, PublishOptions,
+    Selection, Settlement, Source, StartAt, Store, Subscription, SubscriptionName, Subscriptions, Timestamp,
+    Topic, TopicName,
 };
 use tempfile::TempDir;
 
@@ -44,6 +45,28 @@ async fn open(path: &Path) -> Arc<Embedded> {
 
 fn orders() -> TopicName {
     "orders".parse().unwrap()
+}
+
+fn prices() -> TopicName {
+    "prices".parse().unwrap()
+}
+
+async fn prices_held(broker: &Embedded) -> Vec<u64> {
+    let page = broker.read(&prices(), StartAt::Start, 100, Duration::ZERO).await.unwrap();
+    page.messages.iter().map(|message| message.offset).collect()
+}
+
+/// What format 2 has and format 1 had not: a compacted topic, and a publisher that is known.
+async fn check_compacted(broker: &Embedded) {
+    assert_eq!(prices_held(broker).await, [4, 5, 6]);
+    let send = async |sequence, last| {
+        let batch = Batch::of(&Message::new("x").with_key("2")).unwrap();
+        let source = Some(Source { publisher: 7, sequence, answered: 6 });
+        let expected = Some(Expected::LastOfKey("2".into(), last));
+        broker.publish(&prices(), batch, PublishOptions { source, expected, durability: None }).await
+    };
+    assert_eq!(send(6, None).await.unwrap().first, 6, "it was stored before");
+    assert!(send(7, Some(2)).await.is_err(), "the newest is another one");
 }
 
 fn sub() -> SubscriptionName {
@@ -108,6 +131,18 @@ async fn write_the_directory() {
     let after = Some(Duration::from_secs(3600));
     say(&broker, &taken[2], Outcome::Retry { after, reason: "busy".into() }).await;
     broker.put("config/a", "1".into(), Expect::Any, None).await.unwrap();
+    let mut compacted = Topic::new(prices());
+    compacted.retention.compact = true;
+    broker.put_topic(compacted, Expect::Any).await.unwrap();
+    for n in 0..7 {
+        let batch = Batch::of(&Message::new(format!("{n}")).with_key(format!("{}", n % 3))).unwrap();
+        let source = Some(Source { publisher: 7, sequence: n, answered: n });
+        let options = PublishOptions { source, ..PublishOptions::default() };
+        broker.publish(&prices(), batch, options).await.unwrap();
+    }
+    while prices_held(&broker).await != [4, 5, 6] {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     broker.close().await;
 
     let broker = open(live.path()).await;
@@ -119,7 +154,7 @@ async fn write_the_directory() {
     broker.put("config/a", "2".into(), Expect::Any, None).await.unwrap();
     let lease = broker.grant(Duration::from_secs(3600)).await.unwrap();
     broker.put("members/one", "here".into(), Expect::Any, Some(lease)).await.unwrap();
-    let target = fixture(1);
+    let target = fixture(2);
     assert!(!target.exists(), "{} is there, and is never written again", target.display());
     scratch::copy(live.path(), &target).unwrap();
     for entry in std::fs::read_dir(&target).unwrap() {
@@ -134,13 +169,18 @@ async fn write_the_directory() {
 }
 
 #[tokio::test]
-async fn a_directory_of_format_1_opens() {
-    let copy = TempDir::new().unwrap();
-    scratch::copy(&fixture(1), copy.path()).unwrap();
-    for again in [false, true] {
-        let broker = open(copy.path()).await;
-        check(&broker, again).await;
-        broker.close().await;
+async fn directories_of_all_formats_open() {
+    for format in [1, 2] {
+        let copy = TempDir::new().unwrap();
+        scratch::copy(&fixture(format), copy.path()).unwrap();
+        for again in [false, true] {
+            let broker = open(copy.path()).await;
+            check(&broker, again).await;
+            if format >= 2 {
+                check_compacted(&broker).await;
+            }
+            broker.close().await;
+        }
     }
 }
 

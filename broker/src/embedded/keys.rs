@@ -12,6 +12,7 @@
 //! | `store` | the key's own bytes | revision u64, lease u64 (0: none), the value |
 //! | `default` | `format` | version of all this, u32 |
 //! | `default` | `next` | the last topic, subscription and lease number and revision used: 4 x u64 |
+//! | `default` | `starts` | how often it was opened, or more, u64 |
 //! | `default` | `topic/NAME` | its number u32 |
 //! | `default` | `head/` topic u32 | the first offset kept u64 |
 //! | `default` | `subscription/NAME` | its number u32 |
@@ -23,10 +24,13 @@
 //! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
 
 /// The version of the layout above.
-pub(super) const FORMAT: u32 = 1;
+///
+/// 2 has blocks with gaps, `keys`, and what `default` says of sources and starts; one of 1 becomes one of 2 when it is opened.
+pub(super) const FORMAT: u32 = 2;
 
 pub(super) const FORMAT_KEY: &[u8] = b"format";
 pub(super) const NEXT_KEY: &[u8] = b"next";
+pub(super) const STARTS_KEY: &[u8] = b"starts";
 pub(super) const TOPIC: &str = "topic/";
 pub(super) const SUBSCRIPTION: &str = "subscription/";
 pub(super) const LEASE: &[u8] = b"lease/";

@@ -65,6 +65,9 @@ use writer::{Command, Pass, Writer};
 /// No wait is longer than this, whatever was asked for: a moment that far away can still be represented.
 const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
+/// How many tokens a life has, as a power of two.
+const START_BITS: u32 = 44;
+
 /// At most so many passes wait for the syncer; then the writer waits.
 const WAITING_PASSES: usize = 64;
 
@@ -158,8 +161,8 @@ impl Shared {
         self.failure().map_or(Ok(()), Err)
     }
 
-    /// A token larger than all that were given before, in this life and earlier ones: a life begins at the
-    /// microsecond it starts at, and each group of it takes a range of 2^24.
+    /// A token larger than all that were given before, in this life and earlier ones: a life has a range of 2^44, and
+    /// each group of it takes one of 2^24.
     fn token(&self) -> u64 {
         self.tokens.fetch_add(1 << 24, Ordering::Relaxed)
     }
@@ -206,8 +209,8 @@ impl Embedded {
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>> {
         let clock = options.clock.clone();
         let database = Arc::new(Database::open(&options)?);
-        let start = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
-        let tokens = AtomicU64::new(start);
+        let start = recovery::begin(&database, clock.now())?;
+        let tokens = AtomicU64::new(start << START_BITS);
         let state = recovery::read(&database, || tokens.fetch_add(1 << 24, Ordering::Relaxed))?;
         let shared = Arc::new(Shared {
             clock,

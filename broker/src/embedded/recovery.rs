@@ -28,7 +28,6 @@ pub(super) struct State {
 
 /// Reads it, or prepares an empty database.
 pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State, Error> {
-    check_format(database)?;
     let numbers = match database.get("default", keys::NEXT_KEY)? {
         Some(bytes) => Numbers::decode(&bytes).ok_or_else(|| damaged("the counters"))?,
         None => Numbers::default(),
@@ -83,14 +82,9 @@ fn damaged(what: &str) -> Error {
 
 fn check_format(database: &Database) -> Result<(), Error> {
     match database.get("default", keys::FORMAT_KEY)? {
-        None => {
-            let mut batch = rocksdb::WriteBatch::default();
-            batch.put(keys::FORMAT_KEY, keys::FORMAT.to_be_bytes());
-            database.write(batch)?;
-            database.sync(true)
-        }
+        None => Ok(()),
         Some(bytes) => match keys::u32_of(&bytes) {
-            Some(keys::FORMAT) => Ok(()),
+            Some(1..=keys::FORMAT) => Ok(()),
             Some(newer) => Err(Error::internal(format!(
                 "the data has format {newer}, this release reads {}",
                 keys::FORMAT
@@ -99,6 +93,23 @@ fn check_format(database: &Database) -> Result<(), Error> {
             None => Err(damaged("the format")),
         },
     }
+}
+
+/// Notes that the database is opened once more, in this format; gives a number that no earlier opening was given,
+/// whatever the clock says. Earlier releases went by the clock, in microseconds: it is larger than what they made of it.
+pub(super) fn begin(database: &Database, now: Timestamp) -> Result<u64, Error> {
+    check_format(database)?;
+    let before = match database.get("default", keys::STARTS_KEY)? {
+        Some(bytes) => keys::u64_of(&bytes).ok_or_else(|| damaged("how often it was opened"))?,
+        None => (u64::try_from(now.0).unwrap_or(0).saturating_mul(1000) >> super::START_BITS) + 1,
+    };
+    let start = before + 1;
+    let mut batch = rocksdb::WriteBatch::default();
+    batch.put(keys::FORMAT_KEY, keys::FORMAT.to_be_bytes());
+    batch.put(keys::STARTS_KEY, start.to_be_bytes());
+    database.write(batch)?;
+    database.sync(true)?;
+    Ok(start)
 }
 
 type Entries = BTreeMap<String, (Entry, Option<LeaseId>)>;
