@@ -29,6 +29,8 @@ pub(super) struct Member {
     pub(super) listed: Arc<Listed>,
     /// Dead letters, and messages that were ones, in whose place something else is delivered.
     pub(super) mended: BTreeSet<u64>,
+    /// Whether events that were taken in have had consequences.
+    has_changed: bool,
     /// Whether it is among those to be persisted.
     dirty: bool,
     /// When it was last said to have something to do by itself.
@@ -98,6 +100,7 @@ impl Members {
             pending,
             listed: listed.clone(),
             mended: BTreeSet::new(),
+            has_changed: false,
             dirty: false,
             timer: None,
         };
@@ -133,12 +136,17 @@ impl Members {
 
     /// An event for one topic's group; gives whether it meant something that is there.
     pub(super) fn apply(&mut self, id: u32, event: Event<'_>, now: Timestamp, listing: &Listing) -> bool {
+        let held = self.absorb(id, event, now);
+        self.conclude(id, listing);
+        held
+    }
+
+    /// The same for one of several events; [`Members::conclude`] follows the last one of the topic.
+    pub(super) fn absorb(&mut self, id: u32, event: Event<'_>, now: Timestamp) -> bool {
         let Some(member) = self.all.get_mut(&id) else { return false };
         member.group.apply(event, now, &mut self.actions);
+        member.has_changed |= !self.actions.is_empty();
         let mut held = true;
-        if !self.actions.is_empty() {
-            listing.list(&member.listed);
-        }
         for action in self.actions.drain(..) {
             match action {
                 Action::Stale => held = false,
@@ -146,8 +154,16 @@ impl Members {
                 action => member.pending.push(action),
             }
         }
-        self.look_back(id);
         held
+    }
+
+    /// Lists a topic whose group has changed, and notes what that has brought.
+    pub(super) fn conclude(&mut self, id: u32, listing: &Listing) {
+        let Some(member) = self.all.get_mut(&id) else { return };
+        if std::mem::take(&mut member.has_changed) {
+            listing.list(&member.listed);
+        }
+        self.look_back(id);
     }
 
     /// Notes what a change of a group has brought: something to persist, another moment to wake at.

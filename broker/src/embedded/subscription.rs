@@ -246,11 +246,14 @@ impl SubscriptionState {
         let by = settlement.by.as_deref();
         for (id, outcome) in &settlement.outcomes {
             let event = Event::Settle { offset: id.offset, token: id.token, outcome, by };
-            if inner.members.apply(id.log, event, now, &self.listing) {
+            if inner.members.absorb(id.log, event, now) {
                 settled.settled += 1;
             } else {
                 settled.stale.push(*id);
             }
+        }
+        for topic in settlement.outcomes.chunk_by(|(a, _), (b, _)| a.log == b.log) {
+            inner.members.conclude(topic[0].0.log, &self.listing);
         }
         drop(inner);
         self.wake();

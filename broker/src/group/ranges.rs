@@ -12,6 +12,13 @@ pub struct Ranges {
 impl Ranges {
     /// Adds an offset.
     pub fn insert(&mut self, offset: u64) {
+        // In the usual case it comes right behind all others.
+        if let Some(mut last) = self.runs.last_entry()
+            && *last.get() == offset
+        {
+            last.insert(offset + 1);
+            return;
+        }
         let before = self.runs.range_mut(..=offset).next_back().map(|(start, end)| (*start, end));
         let start = match before {
             Some((_, end)) if offset < *end => return,
@@ -24,7 +31,6 @@ impl Ranges {
                 offset
             }
         };
-        // In the usual case, at the end, there is no run behind it.
         if let Some((&next, &end)) = self.runs.range(offset + 1..).next()
             && next == offset + 1
         {
