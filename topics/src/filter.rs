@@ -20,7 +20,8 @@ pub struct Filter {
     #[serde(skip_serializing_if = "BTreeMap::is_empty")]
     pub headers: BTreeMap<String, String>,
     /// A jq program over the payload as JSON, such as `.total > 100`; its first result decides, where `false` and
-    /// `null` mean no.
+    /// `null` mean no, and so does none. It only asks: an engine may refuse what defines, loops over, assigns or
+    /// multiplies something, and leaves payloads of more than a mebibyte unevaluated.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub jq: Option<String>,
 }
