@@ -86,6 +86,12 @@ struct Peers {
     /// Only systems whose name contains one of these
     #[arg(long, value_delimiter = ',')]
     systems: Vec<String>,
+    /// Only payloads of these sizes, in bytes
+    #[arg(long, value_delimiter = ',')]
+    sizes: Vec<usize>,
+    /// Keep what the results hold of other measurements; what is measured again is replaced
+    #[arg(long)]
+    add: bool,
     /// On which disk: a folder that exists; every system keeps its data there
     #[arg(long, default_value = ".")]
     disk: PathBuf,
@@ -177,6 +183,7 @@ async fn side_by_side(peers: &Peers) -> Result<(), Failure> {
         quick: peers.quick,
         only: peers.only.clone(),
         systems: peers.systems.clone(),
+        sizes: peers.sizes.clone(),
         disk: peers.disk.clone(),
         peers: peers.peers.clone(),
         budget: Duration::from_secs(peers.minutes * 60),
@@ -184,7 +191,7 @@ async fn side_by_side(peers: &Peers) -> Result<(), Failure> {
     // Whoever ends this early ends the servers too: they are killed when what runs them is dropped.
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        results = side::run(&options) => side::write(&results?, &peers.results),
+        results = side::run(&options) => side::write(results?, &peers.results, peers.add),
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
         _ = terminated.recv() => Err("terminated".into()),
     }

@@ -34,6 +34,8 @@ pub(crate) struct Options {
     pub(crate) only: Vec<String>,
     /// Systems whose name contains one of these; all when there are none.
     pub(crate) systems: Vec<String>,
+    /// Payloads of these sizes; all when there are none.
+    pub(crate) sizes: Vec<usize>,
     pub(crate) disk: PathBuf,
     /// Where `scripts/peers` put what it fetched.
     pub(crate) peers: PathBuf,
@@ -62,6 +64,14 @@ impl Step {
             Step::Topics => "topics",
             Step::Backlog => "backlog",
             Step::Storm => "storm",
+        }
+    }
+
+    /// The bytes of its payloads.
+    fn size(self) -> usize {
+        match self {
+            Step::Cells(size) | Step::Latency(size) => size,
+            _ => 128,
         }
     }
 
@@ -108,11 +118,15 @@ pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
         let name = name.to_lowercase();
         of.is_empty() || of.iter().any(|part| name.contains(&part.to_lowercase()))
     };
+    let sized = |step: Step| options.sizes.is_empty() || options.sizes.contains(&step.size());
     let (systems, absent) = peers::all(&options.peers);
     let systems: Vec<_> =
         systems.into_iter().filter(|system| wants(system.name(), &options.systems)).collect();
-    let steps: Vec<Step> =
-        steps(options.quick).into_iter().filter(|step| wants(step.name(), &options.only)).collect();
+    let steps: Vec<Step> = steps(options.quick)
+        .into_iter()
+        .filter(|step| wants(step.name(), &options.only))
+        .filter(|step| sized(*step))
+        .collect();
     let mut missing: Vec<String> =
         absent.into_iter().map(|Missing { name, reason }| format!("{name}: {reason}")).collect();
     let (mut samples, mut notes) = (Samples::default(), Vec::new());
@@ -270,14 +284,38 @@ fn yardstick(options: &Options, samples: &mut Samples) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Writes the results as JSON, and the table to standard output and beside them.
-pub(crate) fn write(results: &Results, path: &Path) -> Result<(), Failure> {
+/// Writes the results as JSON, and the table to standard output. With `add` what the file holds of other
+/// measurements stays.
+pub(crate) fn write(mut results: Results, path: &Path, add: bool) -> Result<(), Failure> {
     if let Some(folder) = path.parent() {
         std::fs::create_dir_all(folder)?;
     }
-    std::fs::write(path, serde_json::to_string_pretty(results)? + "\n")?;
-    std::io::Write::write_all(&mut std::io::stdout(), table::text(results).as_bytes())?;
+    if add && path.exists() {
+        results.add(serde_json::from_slice(&std::fs::read(path)?)?);
+    }
+    std::fs::write(path, serde_json::to_string_pretty(&results)? + "\n")?;
+    std::io::Write::write_all(&mut std::io::stdout(), table::text(&results).as_bytes())?;
     Ok(())
+}
+
+impl Results {
+    /// Adds what an earlier run measured and this one did not. What is said of machine, rounds and time stays this
+    /// run's.
+    fn add(&mut self, earlier: Results) {
+        let known =
+            |line: &Line| results::find(&self.results, &line.system, &line.work, line.size, line.in_flight);
+        let mut lines: Vec<Line> = earlier.results.into_iter().filter(|line| known(line).is_none()).collect();
+        lines.append(&mut self.results);
+        let known = |system: &Described| self.systems.iter().any(|other| other.system == system.system);
+        let systems: Vec<_> = earlier.systems.into_iter().filter(|system| !known(system)).collect();
+        self.systems.extend(systems);
+        for (all, before) in [(&mut self.missing, earlier.missing), (&mut self.notes, earlier.notes)] {
+            let fresh: Vec<_> = before.into_iter().filter(|text| !all.contains(text)).collect();
+            all.splice(0..0, fresh);
+        }
+        self.bars = bars::judge(&lines);
+        self.results = lines;
+    }
 }
 
 /// Draws the charts of a run that was written before, and gives its table.
@@ -289,4 +327,45 @@ pub(crate) fn draw(path: &Path, folder: &Path) -> Result<(), Failure> {
     }
     std::io::Write::write_all(&mut std::io::stdout(), table::text(&results).as_bytes())?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn results(systems: &[&str], rate: f64) -> Results {
+        let mut samples = Samples::default();
+        for system in systems {
+            let sample = Sample { rate: Some(rate), ..Sample::default() };
+            samples.add(system, "publish", 128, 64, sample);
+        }
+        let described = |system: &&str| Described {
+            system: (*system).to_owned(),
+            durability: String::new(),
+            settings: String::new(),
+        };
+        Results {
+            machine: machine::describe(Path::new(".")),
+            quick: false,
+            rounds: 1,
+            seconds_each: 1.0,
+            systems: systems.iter().map(described).collect(),
+            missing: Vec::new(),
+            notes: Vec::new(),
+            results: samples.lines(|_| String::new()),
+            bars: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_measured_again_replaces_what_was_there_and_the_rest_stays() {
+        let mut now = results(&["Crossdock"], 300.0);
+        now.add(results(&["Crossdock", "JetStream"], 100.0));
+        let rate = |system: &str| results::find(&now.results, system, "publish", 128, 64)?.rate;
+        assert_eq!(rate("Crossdock").map(|rate| rate.median), Some(300.0));
+        assert_eq!(rate("JetStream").map(|rate| rate.median), Some(100.0));
+        assert_eq!((now.results.len(), now.systems.len()), (2, 2));
+        let first = &now.bars[0];
+        assert_eq!((first.met, first.measured.as_str()), (Some(true), "3.00x"));
+    }
 }
