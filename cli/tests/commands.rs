@@ -516,7 +516,6 @@ async fn dead_letters_are_chosen_by_what_they_are_like_and_mended() {
 }
 
 #[tokio::test]
-#[ignore = "the embedded engine does not have it yet"]
 async fn what_a_filter_leaves_out_does_not_come_and_each_message_is_explained() {
     let mut sandbox = sandbox().start().await;
     let _ = data(&sandbox, "topic create orders").await;

@@ -252,7 +252,6 @@ async fn dead_letters_are_chosen_by_what_they_are_mended_and_delivered_again() {
 }
 
 #[tokio::test]
-#[ignore = "the embedded engine does not have it yet"]
 async fn the_life_of_a_message_is_told() {
     let server = server(3, json!({"topics": ["orders"]})).await;
     let admin = &server.admin;
