@@ -504,9 +504,20 @@ class _Handler:
         self.subscription = self.manifest(service).get("subscription", "")
         self.quick = b"\x96\x11\x00" + _pack(self.subscription) + b"\x91\x97\x00"
 
-    def call(self, log: int, token: int, *message: Any) -> _Call:
+    def call(
+        self,
+        log: int,
+        token: int,
+        record: bytes,
+        size: int,
+        topic: str,
+        offset: int,
+        time: int,
+        attempt: int,
+        count: int,
+    ) -> _Call:
         """The call that a delivery asks for."""
-        return _Call(self, token, self.budget, Message(*message), log)
+        return _Call(self, token, self.budget, Message(record, size, topic, offset, time, attempt, count), log)
 
     def arguments(self, message: Message, ctx: Context) -> tuple[Any, ...]:
         """What to call the function with. Raises _Misfit."""
@@ -1348,6 +1359,10 @@ _T = TypeVar("_T")
 
 def _deliveries(header: _Header, run: bytes, make: Callable[..., _T]) -> list[_T]:
     """What `make` makes of each delivery of a frame: the arguments are its log and token, and then a Message's."""
+    if len(header[3]) == 1:  # as a worker sends them
+        topic, log, runs = header[2][0]
+        offset, token, time_ms, attempt, deliveries, _ = runs[0]
+        return [make(log, token, run[4:], header[3][0], topic, offset, time_ms, attempt, deliveries)]
     made = []
     at, number, sizes = 0, 0, header[3]
     for topic, log, runs in header[2]:
@@ -2561,7 +2576,7 @@ class _Connection:
     def _published(self, lane: _Lane, batch: _Batch, header: _Header) -> None:
         if header[0] == _FAILED:
             error = _error(header)
-            if error.code == "conflict" and batch.items[0].expected is None:
+            if error.code == "conflict" and batch.items[0].expected is None and batch.sequence > 0:
                 # The server knows nothing of this publisher any more, as when the topic was deleted and made again.
                 if batch.publisher == lane.publisher:
                     lane.renew()
