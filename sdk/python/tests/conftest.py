@@ -118,15 +118,19 @@ def binary() -> str:
 def platform(binary: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Platform]:
     """A server that all tests share; it stays up."""
     platform = Platform(binary, tmp_path_factory.mktemp("platform"))
-    platform.start()
-    yield platform
-    platform.kill()
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.kill()
 
 
 @pytest.fixture
 def own_platform(binary: str, tmp_path: Path) -> Iterator[Platform]:
     """A server of the test's own, to be killed."""
     platform = Platform(binary, tmp_path)
-    platform.start()
-    yield platform
-    platform.kill()
+    try:
+        platform.start()
+        yield platform
+    finally:
+        platform.kill()
