@@ -48,7 +48,7 @@ pub(super) async fn drive(link: Arc<Link>, first: Connected) {
             (status.up, status.settling) = (!status.closed, true);
             (status.health.ready, status.health.reason) = (!status.closed, None);
         });
-        link.consumers.join_again(&link);
+        link.consumers.join_again(&link, link.connection());
         let ended = poll_fn(|cx| connection.poll(cx)).await;
         let Connection { pipe, .. } = connection;
         let reason = match ended {
@@ -71,18 +71,19 @@ fn detach(link: &Link, reason: &str) {
     if !link.is_closed() {
         tracing::warn!(address = %link.options.address, reason, "the connection was lost");
     }
+    // With the lock held, so that whoever asks either is told here, or sees that there is no connection.
+    let mut state = link.state.lock();
     link.status.send_modify(|status| {
         (status.up, status.settling) = (false, false);
         status.health.ready = false;
         status.health.reason = Some(format!("the connection was lost: {reason}"));
     });
-    link.consumers.lose();
-    let mut state = link.state.lock();
     state.lanes.lose();
     state.output = Pieces::default();
     state.callers.clear();
     let waiting = std::mem::take(&mut state.waiting);
     drop(state);
+    link.consumers.lose();
     for waiting in waiting.into_values() {
         if let Waiting::One(sender) = waiting {
             let _ = sender.send(Err(Trouble::Lost));

@@ -231,13 +231,27 @@ impl Link {
         request: impl FnOnce(u64) -> ToServer,
         payload: Bytes,
     ) -> Result<Answer, Trouble> {
-        let status = self.status.borrow().clone();
-        if status.closed {
-            return Err(Trouble::Failed(closed()));
-        }
+        self.ask_over(None, request, payload).await
+    }
+
+    /// The same, over this connection or none: for what means something else, or nothing, over another one.
+    pub(super) async fn ask_over(
+        &self,
+        connection: Option<u64>,
+        request: impl FnOnce(u64) -> ToServer,
+        payload: Bytes,
+    ) -> Result<Answer, Trouble> {
         let (sender, receiver) = oneshot::channel();
         let (id, gives_back, waits) = {
+            // Under the lock that a connection's end takes too: what is asked over one never waits for the next.
             let mut state = self.state.lock();
+            let status = self.status.borrow().clone();
+            if status.closed {
+                return Err(Trouble::Failed(closed()));
+            }
+            if connection.is_some_and(|number| number != status.number) {
+                return Err(Trouble::Lost);
+            }
             state.ids += 1;
             let id = state.ids;
             let header = request(id);
@@ -246,11 +260,18 @@ impl Link {
                 return Err(Trouble::Lost);
             }
             let gives_back = match &header {
-                ToServer::Fetch { subscription, .. } => Some(subscription.clone()),
+                ToServer::Fetch { subscription, .. } | ToServer::Join { subscription, .. } => {
+                    Some(subscription.clone())
+                }
                 _ => None,
             };
-            let waits = gives_back.is_some()
-                || matches!(header, ToServer::Read { .. } | ToServer::Invoke { .. } | ToServer::Call { .. });
+            let waits = matches!(
+                header,
+                ToServer::Fetch { .. }
+                    | ToServer::Read { .. }
+                    | ToServer::Invoke { .. }
+                    | ToServer::Call { .. }
+            );
             add(&mut state, &header, payload).map_err(Trouble::Failed)?;
             state.waiting.insert(id, Waiting::One(sender));
             (id, gives_back, waits)
@@ -326,10 +347,12 @@ impl Link {
 
     /// Sends what has no answer; nothing happens when there is no connection.
     pub(super) fn tell(&self, header: &ToServer, payload: Bytes) {
+        let mut state = self.state.lock();
         let status = self.status.borrow().clone();
         if status.up || status.settling {
             // What cannot be sent is too large for a frame, and nothing without an answer is.
-            let _ = add(&mut self.state.lock(), header, payload);
+            let _ = add(&mut state, header, payload);
+            drop(state);
             self.driver.wake();
         }
     }
@@ -359,6 +382,7 @@ impl Link {
         payload: Bytes,
     ) -> Result<Flow, Trouble> {
         let (sender, receiver) = mpsc::unbounded_channel();
+        let mut state = self.state.lock();
         let status = self.status.borrow().clone();
         if status.closed {
             return Err(Trouble::Failed(closed()));
@@ -366,7 +390,6 @@ impl Link {
         if !status.up {
             return Err(Trouble::Lost);
         }
-        let mut state = self.state.lock();
         state.ids += 1;
         let id = state.ids;
         add(&mut state, &request(id), payload).map_err(Trouble::Failed)?;

@@ -55,9 +55,9 @@ impl Consumers {
     }
 
     /// After a new connection: all join again.
-    pub(super) fn join_again(&self, link: &Arc<Link>) {
+    pub(super) fn join_again(&self, link: &Arc<Link>, connection: u64) {
         for (consumer, known) in self.joined.lock().iter().filter(|(_, known)| known.current.is_none()) {
-            link.tasks.spawn(join_again(link.clone(), *consumer, known.subscription.clone()));
+            link.tasks.spawn(join_again(link.clone(), connection, *consumer, known.subscription.clone()));
         }
     }
 
@@ -84,9 +84,9 @@ impl Consumers {
     }
 }
 
-async fn join(link: &Link, name: &SubscriptionName) -> Result<u64, Trouble> {
+async fn join(link: &Link, connection: u64, name: &SubscriptionName) -> Result<u64, Trouble> {
     let request = |id| ToServer::Join { id, subscription: name.as_str().to_owned() };
-    let answer = link.ask(request, Bytes::new()).await?;
+    let answer = link.ask_over(Some(connection), request, Bytes::new()).await?;
     match answer.header {
         ToClient::Joined { consumer, .. } => Ok(consumer),
         other => Err(Trouble::Failed(strange(&other))),
@@ -94,13 +94,15 @@ async fn join(link: &Link, name: &SubscriptionName) -> Result<u64, Trouble> {
 }
 
 /// Joins again over a new connection, for as long as it lasts.
-async fn join_again(link: Arc<Link>, consumer: ConsumerId, subscription: SubscriptionName) {
+async fn join_again(link: Arc<Link>, connection: u64, consumer: ConsumerId, subscription: SubscriptionName) {
     let mut failures = 0;
     loop {
-        match join(&link, &subscription).await {
+        match join(&link, connection, &subscription).await {
             Ok(current) => {
                 let mut joined = link.consumers.joined.lock();
                 match joined.get_mut(&consumer) {
+                    // It has left with its connection; whoever has the next one joins again.
+                    Some(_) if !link.is_still(connection) => return,
                     Some(known) => known.current = Some(current),
                     // It has left meanwhile.
                     None => link.tell(&leaving(&subscription, current), Bytes::new()),
@@ -127,9 +129,16 @@ fn leaving(subscription: &SubscriptionName, consumer: u64) -> ToServer {
     ToServer::Leave { id: 0, subscription: subscription.as_str().to_owned(), consumer }
 }
 
-/// Gives back deliveries that nobody waits for any more.
+/// Gives back what nobody waits for any more: deliveries, or the place of a consumer.
 pub(super) fn give_back(link: &Link, subscription: &str, answer: &Answer) {
-    let ToClient::Deliveries { topics, .. } = &answer.header else { return };
+    let topics = match &answer.header {
+        ToClient::Deliveries { topics, .. } => topics,
+        ToClient::Joined { consumer, .. } => {
+            let leave = ToServer::Leave { id: 0, subscription: subscription.to_owned(), consumer: *consumer };
+            return link.tell(&leave, Bytes::new());
+        }
+        _ => return,
+    };
     let outcomes: Vec<_> = topics
         .iter()
         .flat_map(|topic| topic.deliveries().map(|delivery| (delivery.id, Outcome::Release)))
@@ -206,16 +215,16 @@ impl Subscriptions for Remote {
         loop {
             self.link.connected().await?;
             let connection = self.link.connection();
-            match join(&self.link, name).await {
+            match join(&self.link, connection, name).await {
                 Ok(current) => {
                     let consumer = ConsumerId(current);
                     let known = Consumer { subscription: name.clone(), current: Some(current) };
-                    self.link.consumers.joined.lock().insert(consumer, known);
+                    let mut joined = self.link.consumers.joined.lock();
+                    // Otherwise it has left with its connection already.
                     if self.link.is_still(connection) {
+                        joined.insert(consumer, known);
                         return Ok(consumer);
                     }
-                    // It has left with its connection already.
-                    self.link.consumers.joined.lock().remove(&consumer);
                 }
                 // One that nobody knows of has left with its connection.
                 Err(Trouble::Lost) => {}
@@ -262,7 +271,9 @@ impl Subscriptions for Remote {
                 wait_ms: millis(left),
                 lease_ms: fetch.lease.map(millis),
             };
-            match self.link.ask(request, Bytes::new()).await {
+            // What the consumer is called counts over this connection only.
+            let connection_of_it = fetch.consumer.map(|_| connection);
+            match self.link.ask_over(connection_of_it, request, Bytes::new()).await {
                 Ok(answer) => {
                     let fetched = deliveries(&answer)?;
                     // A server that goes away ends its fetches early.

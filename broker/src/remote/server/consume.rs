@@ -94,6 +94,14 @@ impl Session {
                 });
             }
             ToServer::Join { id, subscription } => self.run(id, None, |_| desk.join(id, subscription)),
+            // A consumer is its connection's: what another one took would not be given back when that one breaks.
+            ToServer::Fetch { id, consumer: Some(consumer), .. }
+                if !self.consumers.contains_key(&ConsumerId(consumer)) =>
+            {
+                let error = Error::not_found("consumer", consumer)
+                    .hint("join over this connection first; whoever has left gets nothing");
+                self.run(id, None, |_| async move { Answered::from(id, Err(error)) });
+            }
             ToServer::Fetch { id, subscription, consumer, max, max_bytes, wait_ms, lease_ms } => {
                 let fetch = Fetch {
                     consumer: consumer.map(ConsumerId),

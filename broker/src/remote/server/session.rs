@@ -120,7 +120,7 @@ pub(super) struct Session {
     running: FuturesUnordered<Running>,
     flows: mpsc::Receiver<Flowing>,
     under_way: HashMap<u64, UnderWay>,
-    consumers: HashMap<ConsumerId, Joined>,
+    pub(super) consumers: HashMap<ConsumerId, Joined>,
     /// Where in what is written the deliveries that nobody would give back end.
     loose: VecDeque<(u64, SubscriptionName, Vec<DeliveryId>)>,
     /// How many deliveries the client holds, as far as can be told from here.
