@@ -78,4 +78,5 @@ bench: claim
 	cargo build --release --locked -p crossdock-cli -p crossdock-bench --features crossdock-bench/peers
 	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" peers --peers "$(PEERS)" $(if $(QUICK),--quick --minutes 7) \
 	  $(if $(ONLY),--only "$(ONLY)") $(if $(SYSTEMS),--systems "$(SYSTEMS)")
+	$(if $(QUICK)$(ONLY)$(SYSTEMS),,@"$(CARGO_TARGET_DIR)/release/crossdock-bench" charts)
 	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" $(if $(QUICK),--quick)

@@ -58,14 +58,14 @@ enum Part {
     Load(load::Arguments),
     /// Measure side by side with other brokers, each a process on this machine
     Peers(Peers),
-    /// Draw the charts of a run that was written before, and print its table
+    /// Draw the charts of a side by side run that was written before, and write its figures to the page
     Charts {
         /// What the run wrote
         #[arg(long, default_value = "bench/results.json")]
         results: PathBuf,
-        /// Where to write the charts
-        #[arg(long, default_value = "docs/charts")]
-        folder: PathBuf,
+        /// The page; the charts go to the folder `charts` beside it
+        #[arg(long, default_value = "docs/PERFORMANCE.md")]
+        page: PathBuf,
     },
 }
 
@@ -132,7 +132,7 @@ fn main() -> ExitCode {
     let run = |runtime: tokio::runtime::Runtime| match arguments.part {
         Some(Part::Load(ref load)) => runtime.block_on(load::run(load)),
         Some(Part::Peers(ref peers)) => runtime.block_on(side_by_side(peers)),
-        Some(Part::Charts { ref results, ref folder }) => side::draw(results, folder),
+        Some(Part::Charts { ref results, ref page }) => side::draw(results, page),
         None => runtime.block_on(measure(&arguments)),
     };
     match runtime.map_err(Failure::from).and_then(run) {

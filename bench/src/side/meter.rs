@@ -7,6 +7,9 @@ use crate::samples::Latencies;
 
 use super::results::Sample;
 
+/// The system counts processor time in hundredths of a second: less than this says nothing.
+const RESOLVED: f64 = 0.05;
+
 /// Watches a server from now on.
 pub(crate) struct Meter<'a> {
     server: &'a dyn Server,
@@ -40,8 +43,9 @@ impl<'a> Meter<'a> {
             p99: quantile(0.99),
             p999: quantile(0.999),
             cpu_s_per_million: after
-                .filter(|_| messages > 0)
-                .map(|after| (after.cpu - self.before.cpu) / (messages as f64 / 1e6)),
+                .map(|after| after.cpu - self.before.cpu)
+                .filter(|used| messages > 0 && *used >= RESOLVED)
+                .map(|used| used / (messages as f64 / 1e6)),
             rss: after.map(|after| after.peak),
         }
     }

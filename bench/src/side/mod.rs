@@ -4,6 +4,7 @@ mod bars;
 mod charts;
 mod feed;
 mod meter;
+mod page;
 mod results;
 mod table;
 mod works;
@@ -318,14 +319,18 @@ impl Results {
     }
 }
 
-/// Draws the charts of a run that was written before, and gives its table.
-pub(crate) fn draw(path: &Path, folder: &Path) -> Result<(), Failure> {
+/// Draws the charts of a run that was written before into `charts` beside a page, and writes its figures to the
+/// page.
+pub(crate) fn draw(path: &Path, page: &Path) -> Result<(), Failure> {
     let results: Results = serde_json::from_slice(&std::fs::read(path)?)?;
-    std::fs::create_dir_all(folder)?;
-    for (name, svg) in charts::all(&results) {
+    let folder = page.with_file_name("charts");
+    std::fs::create_dir_all(&folder)?;
+    let charts = charts::all(&results);
+    for (name, svg) in &charts {
         std::fs::write(folder.join(name), svg)?;
     }
-    std::io::Write::write_all(&mut std::io::stdout(), table::text(&results).as_bytes())?;
+    let names: Vec<String> = charts.into_iter().map(|(name, _)| name).collect();
+    std::fs::write(page, page::renew(&std::fs::read_to_string(page)?, &results, &names)?)?;
     Ok(())
 }
 

@@ -14,8 +14,8 @@ fn reference(results: &Results) -> &str {
     names.iter().find(|name| **name == "Crossdock").or(names.iter().find(own)).copied().unwrap_or_default()
 }
 
-/// The whole page. Writing to a string cannot fail.
-pub(crate) fn text(results: &Results) -> String {
+/// What was measured on what, with which settings. Writing to a string cannot fail.
+pub(crate) fn head(results: &Results) -> String {
     let mut text = format!(
         "{}\n\n{} rounds, {} s for each figure; the median, and in brackets the lowest and the highest.\n\n\
          | system | an acknowledged message is | set otherwise than by default, and its client |\n\
@@ -25,6 +25,12 @@ pub(crate) fn text(results: &Results) -> String {
     for system in &results.systems {
         let _ = writeln!(text, "| {} | {} | {} |", system.system, system.durability, system.settings);
     }
+    text
+}
+
+/// Everything that was measured.
+pub(crate) fn text(results: &Results) -> String {
+    let mut text = head(results);
     let reference = reference(results);
     let mut places: Vec<(&str, usize, usize)> = Vec::new();
     for line in &results.results {
@@ -53,6 +59,12 @@ pub(crate) fn text(results: &Results) -> String {
             row(&mut text, line, base);
         }
     }
+    text + &foot(results)
+}
+
+/// What a reader must know beside the figures, and the aims.
+pub(crate) fn foot(results: &Results) -> String {
+    let mut text = String::new();
     if !results.notes.is_empty() || !results.missing.is_empty() {
         text.push_str("\nNotes:\n\n");
     }
