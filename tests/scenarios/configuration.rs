@@ -50,7 +50,7 @@ async fn given_the_guide_to_the_configuration_when_its_example_is_applied_twice_
         .write("route.py", "from crossdock import serve\n\n@serve()\ndef answer(data):\n    return data\n");
     sandbox.write("all.yaml", &example.replace("file:/run/secrets/alice", "env:ALICE_PASSWORD"));
     let created = steps(&sandbox.cli(&["apply", "all.yaml", "-o", "json"]).await.expect(0).stdout);
-    assert!(created.len() == 8 && created.iter().all(|step| step["action"] == "create"), "{created:?}");
+    assert!(created.len() == 10 && created.iter().all(|step| step["action"] == "create"), "{created:?}");
     let again = steps(&sandbox.cli(&["apply", "all.yaml", "-o", "json"]).await.expect(0).stdout);
     assert!(again.iter().all(|step| step["action"] == "unchanged"), "{again:?}");
 }
