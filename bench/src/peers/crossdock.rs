@@ -19,33 +19,33 @@ use serde::Deserialize;
 use tokio::process::Command;
 use tokio::task::JoinHandle;
 
-use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
-const DURABILITY: &str = "fsync before each acknowledgement; the outcome of each message too";
-
 /// The broker in both ways it is used.
 pub(super) fn systems() -> Vec<Box<dyn System>> {
-    vec![Box::new(OverTcp), Box::new(InProcess)]
+    let about = |name, settings: &str| {
+        let durability = "fsync before each acknowledgement; the outcome of each message too";
+        About { name, durability, settings: settings.to_owned(), redelivers: true }
+    };
+    let over_tcp = "`crossdock quickstart` as it is. Client: its remote engine, one call for each message; consumers fetch as many as may \
+         be in flight and settle them in one call while they fetch the next.";
+    let in_process = "Everything by default. One call for each message; consumers fetch as many as may be in flight and \
+         settle them in one call while they fetch the next.";
+    vec![
+        Box::new(OverTcp(about("Crossdock", over_tcp))),
+        Box::new(InProcess(about("Crossdock, in process", in_process))),
+    ]
 }
 
 /// The server as a user starts it, over TCP.
-struct OverTcp;
+struct OverTcp(About);
 
 #[async_trait]
 impl System for OverTcp {
-    fn name(&self) -> &'static str {
-        "Crossdock"
-    }
-
-    fn durability(&self) -> &'static str {
-        DURABILITY
-    }
-
-    fn settings(&self) -> &'static str {
-        "`crossdock quickstart` as it is. Client: its remote engine, one call for each message; consumers fetch as many as may \
-         be in flight and settle them in one call while they fetch the next."
+    fn about(&self) -> &About {
+        &self.0
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
@@ -101,21 +101,12 @@ async fn connect(options: &RemoteOptions) -> Result<SharedBroker, Failure> {
 }
 
 /// The embedded engine, as a program sees it that links it.
-struct InProcess;
+struct InProcess(About);
 
 #[async_trait]
 impl System for InProcess {
-    fn name(&self) -> &'static str {
-        "Crossdock, in process"
-    }
-
-    fn durability(&self) -> &'static str {
-        DURABILITY
-    }
-
-    fn settings(&self) -> &'static str {
-        "Everything by default. One call for each message; consumers fetch as many as may be in flight and \
-         settle them in one call while they fetch the next."
+    fn about(&self) -> &About {
+        &self.0
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {

@@ -17,7 +17,7 @@ use rdkafka::{ClientConfig, Message, TopicPartitionList};
 use tokio::process::Command;
 
 use super::process::free_port;
-use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
@@ -26,44 +26,38 @@ pub(super) fn systems(folder: &Path) -> Option<Vec<Box<dyn System>>> {
     let jars = folder.join("kafka/lib");
     let java = super::find("java", Path::new("/nonexistent"))?;
     jars.is_dir().then(|| {
-        let kafka =
-            |flush| Box::new(Kafka { java: java.clone(), jars: jars.clone(), flush }) as Box<dyn System>;
+        let kafka = |flush| {
+            let (java, jars) = (java.clone(), jars.clone());
+            Box::new(Kafka { about: about(flush), java, jars, flush }) as Box<dyn System>
+        };
         vec![kafka(false), kafka(true)]
     })
 }
 
 struct Kafka {
+    about: About,
     java: PathBuf,
     jars: PathBuf,
     flush: bool,
 }
 
+fn about(flush: bool) -> About {
+    const SETTINGS: &str = "Heap 1 GiB and G1 as its start script sets them; one partition. Client: rdkafka, acks=all, \
+                            linger.ms 0 for one in flight, 1 for more; consumers commit their place after each run they took.";
+    if flush {
+        let durability = "fsync before each acknowledgement";
+        let settings = format!("flush.messages 1. {SETTINGS}");
+        About { name: "Kafka, flush.messages 1", durability, settings, redelivers: false }
+    } else {
+        let durability = "in the page cache when acknowledged (one replica): a power loss takes what the system has not written";
+        About { name: "Kafka", durability, settings: SETTINGS.to_owned(), redelivers: false }
+    }
+}
+
 #[async_trait]
 impl System for Kafka {
-    fn name(&self) -> &'static str {
-        if self.flush { "Kafka, flush.messages 1" } else { "Kafka" }
-    }
-
-    fn durability(&self) -> &'static str {
-        if self.flush {
-            "fsync before each acknowledgement"
-        } else {
-            "in the page cache when acknowledged (one replica): a power loss takes what the system has not written"
-        }
-    }
-
-    fn settings(&self) -> &'static str {
-        if self.flush {
-            "flush.messages 1; heap 1 GiB and G1 as its start script sets them; one partition. Client: rdkafka, acks=all, \
-             linger.ms 0 for one in flight, 1 for more; consumers commit their place after each run they took."
-        } else {
-            "Heap 1 GiB and G1 as its start script sets them; one partition. Client: rdkafka, acks=all, \
-             linger.ms 0 for one in flight, 1 for more; consumers commit their place after each run they took."
-        }
-    }
-
-    fn redelivers(&self) -> bool {
-        false
+    fn about(&self) -> &About {
+        &self.about
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {

@@ -26,22 +26,23 @@ pub(crate) use process::{Process, Usage};
 /// A system as it is measured: which server, with which settings.
 #[async_trait]
 pub(crate) trait System: Send + Sync {
-    /// What the tables call it.
-    fn name(&self) -> &'static str;
-
-    /// What an acknowledged message is worth.
-    fn durability(&self) -> &'static str;
-
-    /// What is set otherwise than by default, and how its client is used.
-    fn settings(&self) -> &'static str;
-
-    /// Whether a consumer can say of one message that it failed, and gets it again.
-    fn redelivers(&self) -> bool {
-        true
-    }
+    /// What is to be known of it.
+    fn about(&self) -> &About;
 
     /// Starts it on an empty folder.
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure>;
+}
+
+/// What is to be known of a system before its figures.
+pub(crate) struct About {
+    /// What the tables call it.
+    pub(crate) name: &'static str,
+    /// What an acknowledged message is worth.
+    pub(crate) durability: &'static str,
+    /// What is set otherwise than by default, and how its client is used.
+    pub(crate) settings: String,
+    /// Whether a consumer can say of one message that it failed, and gets it again.
+    pub(crate) redelivers: bool,
 }
 
 /// A system that runs.

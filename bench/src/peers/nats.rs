@@ -13,7 +13,7 @@ use futures::{FutureExt, StreamExt};
 use tokio::process::Command;
 
 use super::process::free_port;
-use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
@@ -21,38 +21,35 @@ use crate::side::Sender;
 pub(super) fn systems(folder: &Path) -> Option<Vec<Box<dyn System>>> {
     let binary = super::find("nats-server", &folder.join("nats/bin/nats-server"))?;
     Some(vec![
-        Box::new(Nats { binary: binary.clone(), always: false }),
-        Box::new(Nats { binary, always: true }),
+        Box::new(Nats { about: about(false), binary: binary.clone(), always: false }),
+        Box::new(Nats { about: about(true), binary, always: true }),
     ])
 }
 
 struct Nats {
+    about: About,
     binary: PathBuf,
     always: bool,
 }
 
+fn about(always: bool) -> About {
+    const SETTINGS: &str = "File storage, one replica, explicit acknowledgements, max_ack_pending 65536. \
+                            Client: async-nats, one publish a message, as many awaited as are in flight.";
+    if always {
+        let durability = "fsync before each acknowledgement";
+        let settings = format!("sync_interval: always. {SETTINGS}");
+        About { name: "JetStream, sync always", durability, settings, redelivers: true }
+    } else {
+        let durability =
+            "in the page cache when acknowledged, fsync every 2 minutes: a power loss takes what came since";
+        About { name: "JetStream", durability, settings: SETTINGS.to_owned(), redelivers: true }
+    }
+}
+
 #[async_trait]
 impl System for Nats {
-    fn name(&self) -> &'static str {
-        if self.always { "JetStream, sync always" } else { "JetStream" }
-    }
-
-    fn durability(&self) -> &'static str {
-        if self.always {
-            "fsync before each acknowledgement"
-        } else {
-            "in the page cache when acknowledged, fsync every 2 minutes: a power loss takes what came since"
-        }
-    }
-
-    fn settings(&self) -> &'static str {
-        if self.always {
-            "sync_interval: always. File storage, one replica, explicit acknowledgements, max_ack_pending 65536. \
-             Client: async-nats, one publish a message, as many awaited as are in flight."
-        } else {
-            "File storage, one replica, explicit acknowledgements, max_ack_pending 65536. \
-             Client: async-nats, one publish a message, as many awaited as are in flight."
-        }
+    fn about(&self) -> &About {
+        &self.about
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {

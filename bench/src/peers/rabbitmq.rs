@@ -20,7 +20,7 @@ use lapin::{
 use tokio::process::Command;
 
 use super::process::free_port;
-use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
@@ -34,42 +34,37 @@ pub(super) fn systems(folder: &Path) -> Option<Vec<Box<dyn System>>> {
     let installed = std::fs::read_dir("/usr/lib/rabbitmq/lib").into_iter().flatten().flatten();
     let mut installed = installed.map(|release| release.path().join("sbin/rabbitmq-server"));
     let binary = installed.find(|file| file.is_file()).or(fetched)?;
-    let rabbit = |stream| RabbitMq { binary: binary.clone(), root: root.clone(), stream };
+    let rabbit =
+        |stream| RabbitMq { about: about(stream), binary: binary.clone(), root: root.clone(), stream };
     Some(vec![Box::new(rabbit(false)), Box::new(rabbit(true))])
 }
 
 struct RabbitMq {
+    about: About,
     binary: PathBuf,
     root: PathBuf,
     stream: bool,
 }
 
+fn about(stream: bool) -> About {
+    if stream {
+        let durability =
+            "in the page cache when confirmed: a power loss takes what the system has not written";
+        let settings = "No plugins. Client: lapin over AMQP, publisher confirms (the Rust client of its stream protocol, which is \
+             faster, brings a TLS library that this workspace keeps out); what a consumer acknowledges only gives it credit, the server keeps no place for it.";
+        About { name: "RabbitMQ, stream", durability, settings: settings.to_owned(), redelivers: false }
+    } else {
+        let settings = "No plugins; more than one subscription is a fanout exchange with a queue each. Client: lapin, publisher \
+             confirms, persistent messages; acknowledges all it has taken with `multiple`.";
+        let durability = "fsync before each confirm";
+        About { name: "RabbitMQ, quorum queue", durability, settings: settings.to_owned(), redelivers: true }
+    }
+}
+
 #[async_trait]
 impl System for RabbitMq {
-    fn name(&self) -> &'static str {
-        if self.stream { "RabbitMQ, stream" } else { "RabbitMQ, quorum queue" }
-    }
-
-    fn durability(&self) -> &'static str {
-        if self.stream {
-            "in the page cache when confirmed: a power loss takes what the system has not written"
-        } else {
-            "fsync before each confirm"
-        }
-    }
-
-    fn settings(&self) -> &'static str {
-        if self.stream {
-            "No plugins. Client: lapin over AMQP, publisher confirms (the Rust client of its stream protocol, which is \
-             faster, brings a TLS library that this workspace keeps out); what a consumer acknowledges only gives it credit, the server keeps no place for it."
-        } else {
-            "No plugins; more than one subscription is a fanout exchange with a queue each. Client: lapin, publisher \
-             confirms, persistent messages; acknowledges all it has taken with `multiple`."
-        }
-    }
-
-    fn redelivers(&self) -> bool {
-        !self.stream
+    fn about(&self) -> &About {
+        &self.about
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {

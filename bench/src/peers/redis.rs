@@ -13,7 +13,7 @@ use tokio::process::Command;
 use tokio::task::{JoinError, JoinHandle};
 
 use super::process::free_port;
-use super::{Consumer, Handler, Process, Publisher, Server, System, Verdict};
+use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
@@ -21,39 +21,36 @@ use crate::side::Sender;
 pub(super) fn systems(folder: &Path) -> Option<Vec<Box<dyn System>>> {
     let root = folder.join("redis-server");
     let binary = super::find("redis-server", &root.join("usr/bin/redis-server"))?;
-    let redis = |always| Redis { binary: binary.clone(), root: root.clone(), always };
+    let redis = |always| Redis { about: about(always), binary: binary.clone(), root: root.clone(), always };
     Some(vec![Box::new(redis(false)), Box::new(redis(true))])
 }
 
 struct Redis {
+    about: About,
     binary: PathBuf,
     root: PathBuf,
     always: bool,
 }
 
+fn about(always: bool) -> About {
+    let (name, durability, sync) = if always {
+        ("Redis Streams, always", "fsync before each answer; everything is in memory too", "always")
+    } else {
+        let durability = "in the page cache when acknowledged, fsync every second: a power loss takes up to two seconds; \
+             everything is in memory too";
+        ("Redis Streams, everysec", durability, "everysec")
+    };
+    let settings = format!(
+        "appendonly yes, appendfsync {sync}, no RDB snapshots. Client: the redis crate, multiplexed; pipelines \
+         of a quarter of what is in flight; XACK of all that was taken in one pipeline with the next XREADGROUP."
+    );
+    About { name, durability, settings, redelivers: true }
+}
+
 #[async_trait]
 impl System for Redis {
-    fn name(&self) -> &'static str {
-        if self.always { "Redis Streams, always" } else { "Redis Streams, everysec" }
-    }
-
-    fn durability(&self) -> &'static str {
-        if self.always {
-            "fsync before each answer; everything is in memory too"
-        } else {
-            "in the page cache when acknowledged, fsync every second: a power loss takes up to two seconds; \
-             everything is in memory too"
-        }
-    }
-
-    fn settings(&self) -> &'static str {
-        if self.always {
-            "appendonly yes, appendfsync always, no RDB snapshots. Client: the redis crate, multiplexed; pipelines \
-             of a quarter of what is in flight; XACK of all that was taken in one pipeline with the next XREADGROUP."
-        } else {
-            "appendonly yes, appendfsync everysec, no RDB snapshots. Client: the redis crate, multiplexed; pipelines \
-             of a quarter of what is in flight; XACK of all that was taken in one pipeline with the next XREADGROUP."
-        }
+    fn about(&self) -> &About {
+        &self.about
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {

@@ -122,7 +122,7 @@ pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
     let sized = |step: Step| options.sizes.is_empty() || options.sizes.contains(&step.size());
     let (systems, absent) = peers::all(&options.peers);
     let systems: Vec<_> =
-        systems.into_iter().filter(|system| wants(system.name(), &options.systems)).collect();
+        systems.into_iter().filter(|system| wants(system.about().name, &options.systems)).collect();
     let steps: Vec<Step> = steps(options.quick)
         .into_iter()
         .filter(|step| wants(step.name(), &options.only))
@@ -146,14 +146,14 @@ pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
         }
     }
     let durability = |name: &str| {
-        let system = systems.iter().find(|system| system.name() == name);
-        system.map_or("fdatasync after each write", |system| system.durability()).to_owned()
+        let system = systems.iter().find(|system| system.about().name == name);
+        system.map_or("fdatasync after each write", |system| system.about().durability).to_owned()
     };
     let lines = samples.lines(durability);
-    let described = systems.iter().map(|system| Described {
-        system: system.name().to_owned(),
-        durability: system.durability().to_owned(),
-        settings: system.settings().to_owned(),
+    let described = systems.iter().map(|system| system.about()).map(|about| Described {
+        system: about.name.to_owned(),
+        durability: about.durability.to_owned(),
+        settings: about.settings.clone(),
     });
     Ok(Results {
         machine: machine::describe(&options.disk),
@@ -191,7 +191,7 @@ impl Turn<'_> {
     async fn take(&mut self, steps: &[Step], left: Duration) -> Vec<String> {
         let begin = Instant::now();
         let mut failures = Vec::new();
-        let name = self.system.name();
+        let name = self.system.about().name;
         let round = format!("round {} of {}", self.round, self.options.rounds);
         let mut failed = |what: &str, failure: Failure| {
             eprintln!("bench: {round}: {name}: {what}: {failure}");

@@ -38,7 +38,7 @@ const MOST_BYTES: u64 = 2 << 30;
 
 impl Run<'_> {
     fn add(&mut self, work: &str, size: usize, in_flight: usize, sample: Sample) {
-        let name = self.system.name();
+        let name = self.system.about().name;
         let rate = sample.rate.map(crate::report::number).unwrap_or_default();
         let p50 = sample.p50.map(|ms| format!(", p50 {ms:.2} ms")).unwrap_or_default();
         let p99 = sample.p99.map(|ms| format!(", p99 {ms:.2} ms")).unwrap_or_default();
@@ -47,7 +47,7 @@ impl Run<'_> {
     }
 
     fn note(&mut self, text: &str) {
-        let note = format!("{}: {text}", self.system.name());
+        let note = format!("{}: {text}", self.system.about().name);
         if !self.notes.contains(&note) {
             eprintln!("bench: {note}");
             self.notes.push(note);
@@ -279,7 +279,7 @@ impl Run<'_> {
     pub(crate) async fn storm(&mut self) -> Result<(), Failure> {
         const SIZE: usize = 128;
         const IN_FLIGHT: usize = 1024;
-        if !self.system.redelivers() {
+        if !self.system.about().redelivers {
             self.note("has no redelivery of a single message: no storm");
             return Ok(());
         }
