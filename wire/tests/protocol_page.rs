@@ -89,7 +89,7 @@ fn the_page_names_every_kind() {
     for source in ["requests.rs", "responses.rs", "process.rs"] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/session").join(source);
         let source = std::fs::read_to_string(path).expect("the headers");
-        let kinds = source.lines().filter_map(|line| line.trim().strip_suffix(" {")?.split_once(" = "));
+        let kinds = source.lines().filter_map(|line| line.trim().split_once(" {")?.0.split_once(" = "));
         let mut seen = 0;
         for (number, name) in kinds.filter(|(number, _)| number.parse::<u8>().is_ok()) {
             assert!(

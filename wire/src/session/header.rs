@@ -79,4 +79,35 @@ macro_rules! headers {
     };
 }
 
-pub(super) use headers;
+/// Makes an enum as [`headers`] does, in which each variant's first element is the number `id`.
+macro_rules! numbered {
+    (
+        $(#[$doc:meta])* pub enum $name:ident {
+            $($(#[$variant_doc:meta])* $kind:literal = $variant:ident {
+                $($(#[$field_doc:meta])* $field:ident: $type:ty,)*
+            },)*
+        }
+    ) => {
+        $crate::session::header::headers! {
+            $(#[$doc])* pub enum $name {
+                $($(#[$variant_doc])* $kind = $variant {
+                    /// The request or the flow that it is about; 0 where it is about none.
+                    id: u64,
+                    $($(#[$field_doc])* $field: $type,)*
+                },)*
+            }
+        }
+
+        impl $name {
+            /// The id it carries.
+            #[must_use]
+            pub fn id(&self) -> u64 {
+                match self {
+                    $(Self::$variant { id, .. })|* => *id,
+                }
+            }
+        }
+    };
+}
+
+pub(super) use {headers, numbered};

@@ -5,19 +5,17 @@ use std::fmt;
 use crossdock_topics::{Durability, Expected, Source, StartAt, Timestamp};
 use serde::{Deserialize, Serialize};
 
-use super::header::headers;
+use super::header::numbered;
 use super::{OutcomeRange, Ranges, WireError};
 
 /// Outputs: for each topic in turn, how many bytes of the payload are its run of records.
 pub type Outputs = Vec<(String, u32)>;
 
-headers! {
+numbered! {
     /// What a client says.
     pub enum ToServer {
         /// `[1, 0, min, max, name, login]`: the first frame. Answered by `Welcome`.
         1 = Hello {
-            /// Always 0.
-            id: u64,
             /// The lowest version of the protocol that it speaks.
             min: u32,
             /// The highest.
@@ -28,26 +26,15 @@ headers! {
             login: Option<Login>,
         },
         /// `[2, 0]`: it is there. Sent when nothing else was for a heartbeat's interval; not answered.
-        2 = Ping {
-            /// Always 0.
-            id: u64,
-        },
+        2 = Ping {},
         /// `[3, 0]`: it is about to go. The server hands it no more deliveries and requests, ends its flows of them,
         /// and answers everything else as before. Not answered.
-        3 = Drain {
-            /// Always 0.
-            id: u64,
-        },
+        3 = Drain {},
         /// `[4, id]`: the answer to this request is not wanted any more. The server ends it soon: a `Fetch`, a `Read` or
         /// an `Invoke` is answered as it stands; a flow ends with `End`. What nothing is left of is not answered again.
-        4 = Cancel {
-            /// The request's.
-            id: u64,
-        },
+        4 = Cancel {},
         /// `[10, id, topic, durability, expected, source]`, payload: a run of records. Answered by `Receipts`.
         10 = Publish {
-            /// The request.
-            id: u64,
             /// The topic.
             topic: String,
             /// How safe it must be: 0 memory, 1 os, 2 fsync, 100 + n by n servers; nil as the topic says.
@@ -59,8 +46,6 @@ headers! {
         },
         /// `[11, id, topic, place, value, max, wait_ms]`. Answered by `Page`.
         11 = Read {
-            /// The request.
-            id: u64,
             /// The topic.
             topic: String,
             /// Where to begin: 0 start, 1 end, 2 the offset `value`, 3 the moment `value` in ms since 1970.
@@ -74,15 +59,11 @@ headers! {
         },
         /// `[12, id, subscription]`. Answered by `Joined`.
         12 = Join {
-            /// The request.
-            id: u64,
             /// The subscription.
             subscription: String,
         },
         /// `[13, 0, subscription, consumer]`. Not answered.
         13 = Leave {
-            /// Always 0.
-            id: u64,
             /// The subscription.
             subscription: String,
             /// Who.
@@ -91,8 +72,6 @@ headers! {
         /// `[14, id, subscription, consumer, max, max_bytes, wait_ms, lease_ms]`: takes messages once. Answered by
         /// `Deliveries`, which may be none.
         14 = Fetch {
-            /// The request.
-            id: u64,
             /// The subscription.
             subscription: String,
             /// Who, if it has joined.
@@ -110,8 +89,6 @@ headers! {
         /// is used up. A flow: `Joined`, then `Deliveries`; when it ends the consumer has left, and what it held is given
         /// back.
         15 = Consume {
-            /// The request, and the flow.
-            id: u64,
             /// The subscription.
             subscription: String,
             /// The credit to begin with, in messages.
@@ -123,8 +100,6 @@ headers! {
         },
         /// `[16, id, messages, bytes]`: more credit for a flow of deliveries, or (in messages) of requests. Not answered.
         16 = Credit {
-            /// The flow.
-            id: u64,
             /// So many messages more.
             messages: u64,
             /// So many bytes more.
@@ -133,8 +108,6 @@ headers! {
         /// `[17, id, subscription, outcomes, outputs, by]`, payload: the outputs' runs of records. Answered by
         /// `Settled`.
         17 = Settle {
-            /// The request.
-            id: u64,
             /// The subscription.
             subscription: String,
             /// What is said about which deliveries, in order.
@@ -146,8 +119,6 @@ headers! {
         },
         /// `[18, id, subscription, lease_ms, ranges]`. Answered by `Settled`.
         18 = Extend {
-            /// The request.
-            id: u64,
             /// The subscription.
             subscription: String,
             /// From now on.
@@ -157,8 +128,6 @@ headers! {
         },
         /// `[19, id, service, timeout_ms]`, payload: a record. Answered by `Answer`.
         19 = Invoke {
-            /// The request.
-            id: u64,
             /// The service's name.
             service: String,
             /// How long to wait for its reply.
@@ -167,18 +136,15 @@ headers! {
         /// `[20, id, service, capacity]`: serves a service. A flow: `Joined` with the consumer 0, then `Request`s, as many as
         /// `capacity` and what `Credit` adds to it.
         20 = Serve {
-            /// The request, and the flow.
-            id: u64,
             /// The service's name.
             service: String,
             /// The credit to begin with, in requests.
             capacity: u32,
         },
         /// `[21, id, error, outputs]`, payload: the outputs' runs of records, and then the reply's record unless there is
-        /// an error. The outputs are published before the caller gets the reply. Not answered.
+        /// an error. The id is the `Request`'s, as the server numbered it. The outputs are published before the caller gets the
+        /// reply. Not answered.
         21 = Reply {
-            /// The request's, as the server numbered it.
-            id: u64,
             /// Why there is no reply.
             error: Option<WireError>,
             /// What is published first.
@@ -187,37 +153,9 @@ headers! {
         /// `[22, id, json]`, payload: so many bytes of JSON, a [`super::Call`], and then what that says follows it.
         /// Answered by `Done`.
         22 = Call {
-            /// The request.
-            id: u64,
             /// How many bytes of the payload are JSON.
             json: u32,
         },
-    }
-}
-
-impl ToServer {
-    /// The id it carries.
-    #[must_use]
-    pub fn id(&self) -> u64 {
-        match self {
-            Self::Hello { id, .. }
-            | Self::Ping { id }
-            | Self::Drain { id }
-            | Self::Cancel { id }
-            | Self::Publish { id, .. }
-            | Self::Read { id, .. }
-            | Self::Join { id, .. }
-            | Self::Leave { id, .. }
-            | Self::Fetch { id, .. }
-            | Self::Consume { id, .. }
-            | Self::Credit { id, .. }
-            | Self::Settle { id, .. }
-            | Self::Extend { id, .. }
-            | Self::Invoke { id, .. }
-            | Self::Serve { id, .. }
-            | Self::Reply { id, .. }
-            | Self::Call { id, .. } => *id,
-        }
     }
 }
 
