@@ -1,0 +1,152 @@
+//! The connection to NATS that all parts of the engine share.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::context::ContextBuilder;
+use async_nats::{Client, ConnectOptions, Event, jetstream};
+use crossdock_topics::{Backoff, Error, ErrorCode, Result};
+use secrecy::ExposeSecret;
+use tokio::sync::watch;
+
+use super::options::{JetStreamOptions, NatsLogin};
+
+/// How long to wait before connecting again.
+const RECONNECT: Backoff =
+    Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(2) };
+/// How often a quiet connection is asked whether it is there; it is given up after two that were not answered.
+const PING: Duration = Duration::from_secs(5);
+/// How long connecting to one server may take.
+const CONNECTING: Duration = Duration::from_secs(5);
+/// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
+const OLDEST: (i64, i64, i64) = (2, 12, 0);
+
+/// The connection to NATS. It makes itself anew when it is lost.
+#[derive(Clone)]
+pub(super) struct Connection {
+    pub(super) client: Client,
+    pub(super) context: jetstream::Context,
+    pub(super) options: Arc<JetStreamOptions>,
+    /// Whether it is up, and a number for each time that it has come up.
+    up: watch::Receiver<Up>,
+}
+
+/// Whether a connection is up.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Up {
+    pub(super) is: bool,
+    /// How often it has come up.
+    pub(super) times: u64,
+}
+
+impl Connection {
+    /// Connects.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for options that cannot be; `Unavailable` when no server answers, is too old, or has no
+    /// JetStream; `Unauthenticated` when the login is refused.
+    pub(super) async fn open(options: JetStreamOptions) -> Result<Self> {
+        options.check()?;
+        let (state, mut up) = watch::channel(Up::default());
+        let connect = settings(&options).await?.event_callback(move |event| {
+            match event {
+                Event::Connected => state.send_modify(|up| *up = Up { is: true, times: up.times + 1 }),
+                Event::Disconnected | Event::Closed => state.send_modify(|up| up.is = false),
+                Event::SlowConsumer(subscription) => {
+                    tracing::warn!(subscription, "messages from NATS came faster than they were taken");
+                }
+                Event::ServerError(error) => tracing::warn!(%error, "NATS complains"),
+                Event::ClientError(error) => tracing::debug!(%error, "the connection to NATS"),
+                Event::LameDuckMode | Event::Draining => {}
+            }
+            std::future::ready(())
+        });
+        let client = connect.connect(&options.servers[..]).await.map_err(|error| {
+            let shown = options.shown();
+            match error.kind() {
+                async_nats::ConnectErrorKind::Authentication
+                | async_nats::ConnectErrorKind::AuthorizationViolation => {
+                    Error::new(ErrorCode::Unauthenticated, format!("{shown} refuses the login"))
+                        .hint("give a user and a password in the URL, or a credentials file")
+                }
+                _ => Error::new(ErrorCode::Unavailable, format!("{shown} cannot be reached: {error}"))
+                    .hint("see that nats-server runs there, and that nothing is in the way"),
+            }
+        })?;
+        // The event comes a moment after the connection.
+        let _ = tokio::time::timeout(CONNECTING, up.wait_for(|up| up.is)).await;
+        let info = client.server_info();
+        let (major, minor, patch) = OLDEST;
+        if !client.is_server_compatible(major, minor, patch) {
+            return Err(Error::new(
+                ErrorCode::Unavailable,
+                format!("nats-server there is version {}, {major}.{minor} or newer is needed", info.version),
+            )
+            .hint("update nats-server; a cluster can be updated one server at a time"));
+        }
+        if !info.jetstream {
+            return Err(Error::new(
+                ErrorCode::Unavailable,
+                format!("nats-server {} has no JetStream", info.server_name),
+            )
+            .hint("add jetstream { store_dir: ... } to its configuration"));
+        }
+        let context = ContextBuilder::new()
+            .timeout(options.patience)
+            .ack_timeout(options.patience)
+            .build(client.clone());
+        Ok(Self { client, context, options: Arc::new(options), up })
+    }
+
+    /// What every name in NATS begins with.
+    pub(super) fn prefix(&self) -> &str {
+        &self.options.prefix
+    }
+
+    /// Whether it is up, now and as it changes.
+    pub(super) fn up(&self) -> watch::Receiver<Up> {
+        self.up.clone()
+    }
+
+    /// How many replicas a new stream is given.
+    pub(super) fn replicas(&self) -> usize {
+        let info = self.client.server_info();
+        let known = info.connect_urls.len().max(self.options.servers.len());
+        let cluster = info.cluster.is_some() && known >= 3;
+        self.options.replicas.unwrap_or(if cluster { 3 } else { 1 })
+    }
+
+    /// Closes it, with what waits to be sent sent.
+    pub(super) async fn close(&self) {
+        let _ = tokio::time::timeout(CONNECTING, self.client.flush()).await;
+        let _ = self.client.drain().await;
+    }
+}
+
+async fn settings(options: &JetStreamOptions) -> Result<ConnectOptions> {
+    let seed = rand::random();
+    let mut connect = ConnectOptions::new()
+        .name(&options.name)
+        .ping_interval(PING)
+        .connection_timeout(CONNECTING)
+        .request_timeout(Some(options.patience))
+        .reconnect_delay_callback(move |failures| {
+            RECONNECT.wait(u32::try_from(failures).unwrap_or(u32::MAX), seed)
+        });
+    match &options.login {
+        None => {}
+        Some(NatsLogin::Password(user, password)) => {
+            connect = connect.user_and_password(user.clone(), password.expose_secret().to_owned());
+        }
+        Some(NatsLogin::Token(token)) => connect = connect.token(token.expose_secret().to_owned()),
+        Some(NatsLogin::File(path)) => {
+            connect = connect.credentials_file(path).await.map_err(|error| {
+                Error::invalid(format!("the credentials in {} cannot be used: {error}", path.display()))
+            })?;
+        }
+    }
+    if let Some(ca) = &options.ca {
+        connect = connect.add_root_certificates(ca.clone());
+    }
+    Ok(connect)
+}

@@ -1,0 +1,62 @@
+//! The engine on NATS JetStream (`nats://A,B,C`): what must not be lost is kept by NATS, by several servers of a cluster
+//! if there are several; the rules of delivery are ours, the same as in the other engines.
+
+#[allow(dead_code)] // until the parts that use all of it are there
+mod connection;
+mod options;
+mod unfinished;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use async_trait::async_trait;
+use crossdock_topics::{Broker, Error, ErrorCode, Health, Result};
+
+pub use options::{JetStreamOptions, NatsLogin};
+
+use connection::Connection;
+
+/// A broker on a NATS cluster. Any number of processes can hold one on the same cluster and prefix: all are equal.
+pub struct JetStream {
+    connection: Connection,
+    closed: AtomicBool,
+}
+
+impl JetStream {
+    /// Connects, and makes what is needed in NATS where it is not there.
+    ///
+    /// # Errors
+    /// `InvalidArgument` for options that cannot be; `Unauthenticated`; `Unavailable` when no server answers, is too
+    /// old, or has no JetStream.
+    pub async fn open(options: JetStreamOptions) -> Result<Arc<Self>> {
+        let connection = Connection::open(options).await?;
+        Ok(Arc::new(Self { connection, closed: AtomicBool::new(false) }))
+    }
+
+    /// Why it cannot be used, if it cannot.
+    fn check_open(&self) -> Result<()> {
+        if self.closed.load(Ordering::Acquire) { Err(closed()) } else { Ok(()) }
+    }
+}
+
+fn closed() -> Error {
+    Error::new(ErrorCode::Unavailable, "the broker is closed").hint("start it again")
+}
+
+#[async_trait]
+impl Broker for JetStream {
+    fn health(&self) -> Health {
+        let reason = match self.check_open() {
+            Err(error) => Some(error.message.into_owned()),
+            Ok(()) if !self.connection.up().borrow().is => Some("there is no connection to NATS".to_owned()),
+            Ok(()) => None,
+        };
+        Health { ready: reason.is_none(), reason, engine: self.connection.options.shown() }
+    }
+
+    async fn close(&self) {
+        if !self.closed.swap(true, Ordering::AcqRel) {
+            self.connection.close().await;
+        }
+    }
+}

@@ -1,0 +1,176 @@
+//! What this engine cannot do yet. No URL leads here before this file is gone.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use crossdock_topics::{
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Entry, Error, ErrorCode, Expect, Explanation, Fetch,
+    LeaseId, Log, Message, Page, ParkedKey, PublishOptions, Published, Redrive, Reply, Request, Requests,
+    Result, Revision, Selection, ServiceName, Settled, Settlement, StartAt, Store, Subscription,
+    SubscriptionInfo, SubscriptionName, Subscriptions, Topic, TopicInfo, TopicName, Watch,
+};
+use tokio::sync::mpsc;
+
+use super::JetStream;
+
+fn unfinished() -> Error {
+    Error::new(ErrorCode::Unavailable, "the engine on NATS JetStream cannot do this yet")
+}
+
+#[async_trait]
+impl Log for JetStream {
+    async fn put_topic(&self, _: Topic, _: Expect) -> Result<Revision> {
+        Err(unfinished())
+    }
+
+    async fn delete_topic(&self, _: &TopicName) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn topic(&self, _: &TopicName) -> Result<TopicInfo> {
+        Err(unfinished())
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        Err(unfinished())
+    }
+
+    async fn purge(&self, _: &TopicName, _: Option<u64>) -> Result<u64> {
+        Err(unfinished())
+    }
+
+    fn publish(&self, _: &TopicName, _: Batch, _: PublishOptions) -> Published {
+        Published::refused(unfinished())
+    }
+
+    async fn room(&self) {}
+
+    async fn read(&self, _: &TopicName, _: StartAt, _: usize, _: Duration) -> Result<Page> {
+        Err(unfinished())
+    }
+}
+
+#[async_trait]
+impl Subscriptions for JetStream {
+    async fn put_subscription(&self, _: Subscription, _: Expect) -> Result<Revision> {
+        Err(unfinished())
+    }
+
+    async fn delete_subscription(&self, _: &SubscriptionName) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn subscription(&self, _: &SubscriptionName) -> Result<SubscriptionInfo> {
+        Err(unfinished())
+    }
+
+    async fn subscriptions(&self) -> Result<Vec<SubscriptionInfo>> {
+        Err(unfinished())
+    }
+
+    async fn join(&self, _: &SubscriptionName) -> Result<ConsumerId> {
+        Err(unfinished())
+    }
+
+    fn leave(&self, _: &SubscriptionName, _: ConsumerId) {}
+
+    async fn fetch(&self, _: &SubscriptionName, _: Fetch) -> Result<Vec<Delivery>> {
+        Err(unfinished())
+    }
+
+    async fn settle(&self, _: &SubscriptionName, _: Settlement) -> Result<Settled> {
+        Err(unfinished())
+    }
+
+    async fn extend(&self, _: &SubscriptionName, _: &[DeliveryId], _: Duration) -> Result<Settled> {
+        Err(unfinished())
+    }
+
+    async fn dead_letters(
+        &self,
+        _: &SubscriptionName,
+        _: Option<(TopicName, u64)>,
+        _: usize,
+    ) -> Result<Vec<DeadLetter>> {
+        Err(unfinished())
+    }
+
+    async fn redrive(&self, _: &SubscriptionName, _: Redrive) -> Result<usize> {
+        Err(unfinished())
+    }
+
+    async fn discard(&self, _: &SubscriptionName, _: Selection, _: bool) -> Result<usize> {
+        Err(unfinished())
+    }
+
+    async fn edit_dead_letter(&self, _: &SubscriptionName, _: &TopicName, _: u64, _: Message) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn set_paused(&self, _: &SubscriptionName, _: bool) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn seek(&self, _: &SubscriptionName, _: Option<&TopicName>, _: StartAt) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn parked_keys(&self, _: &SubscriptionName, _: usize) -> Result<Vec<ParkedKey>> {
+        Err(unfinished())
+    }
+
+    async fn release_key(&self, _: &SubscriptionName, _: &str, _: bool) -> Result<usize> {
+        Err(unfinished())
+    }
+
+    async fn explain(&self, _: &TopicName, _: u64) -> Result<Explanation> {
+        Err(unfinished())
+    }
+}
+
+#[async_trait]
+impl Requests for JetStream {
+    async fn request(&self, _: &ServiceName, _: Message, _: Duration) -> Reply {
+        Err(unfinished())
+    }
+
+    async fn serve(&self, _: &ServiceName, _: usize) -> Result<mpsc::Receiver<Request>> {
+        Err(unfinished())
+    }
+}
+
+#[async_trait]
+impl Store for JetStream {
+    async fn get(&self, _: &str) -> Result<Option<Entry>> {
+        Err(unfinished())
+    }
+
+    async fn put(&self, _: &str, _: Bytes, _: Expect, _: Option<LeaseId>) -> Result<Revision> {
+        Err(unfinished())
+    }
+
+    async fn delete(&self, _: &str, _: Expect) -> Result<Revision> {
+        Err(unfinished())
+    }
+
+    async fn list(&self, _: &str) -> Result<(Vec<Entry>, Revision)> {
+        Err(unfinished())
+    }
+
+    async fn watch(&self, _: &str, _: Revision) -> Result<Watch> {
+        Err(unfinished())
+    }
+
+    async fn grant(&self, _: Duration) -> Result<LeaseId> {
+        Err(unfinished())
+    }
+
+    async fn keep_alive(&self, _: LeaseId) -> Result<()> {
+        Err(unfinished())
+    }
+
+    async fn revoke(&self, _: LeaseId) -> Result<()> {
+        Err(unfinished())
+    }
+}

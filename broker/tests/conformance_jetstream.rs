@@ -1,0 +1,98 @@
+//! What the engine on NATS JetStream keeps of the contract, on one real nats-server. Each case has a prefix of its own there.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_trait::async_trait;
+use crossdock_broker::{JetStream, JetStreamOptions};
+use crossdock_tests::Nats;
+use crossdock_topics::SharedBroker;
+use crossdock_topics::conformance::{Exception, Harness};
+use tokio::sync::{Mutex, OnceCell};
+
+/// One for all cases: it keeps what each thinks is its own apart by prefixes. It ends with this process.
+static NATS: OnceCell<Nats> = OnceCell::const_new();
+static CASES: AtomicU32 = AtomicU32::new(0);
+
+/// One case's share of the server.
+struct Prefix {
+    name: String,
+    /// The brokers of this case, so that none is dropped before the case has ended.
+    opened: Mutex<Vec<SharedBroker>>,
+}
+
+impl Prefix {
+    fn new() -> Self {
+        Self { name: format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed)), opened: Mutex::default() }
+    }
+}
+
+#[async_trait]
+impl Harness for Prefix {
+    async fn open(&self) -> SharedBroker {
+        let nats = NATS.get_or_init(Nats::single).await;
+        let mut options = JetStreamOptions::new(&nats.url()).unwrap();
+        options.prefix = self.name.clone();
+        let broker: SharedBroker = JetStream::open(options).await.unwrap();
+        self.opened.lock().await.push(broker.clone());
+        broker
+    }
+
+    async fn reopen(&self) -> SharedBroker {
+        self.open().await
+    }
+
+    /// A process that is killed leaves nothing behind but what NATS has; another one beside it sees the same.
+    async fn reopen_killed(&self) -> Option<SharedBroker> {
+        Some(self.open().await)
+    }
+
+    fn exceptions(&self) -> &'static [Exception] {
+        EXCEPTIONS
+    }
+}
+
+const fn not_yet(name: &'static str) -> Exception {
+    Exception { name, reason: "not built yet" }
+}
+
+const EXCEPTIONS: &[Exception] = &[
+    not_yet("receipts"),
+    not_yet("order"),
+    not_yet("once"),
+    not_yet("sources"),
+    not_yet("expected"),
+    not_yet("backpressure"),
+    not_yet("topics"),
+    not_yet("reads"),
+    not_yet("purge"),
+    not_yet("compaction"),
+    not_yet("retention"),
+    not_yet("closing::what_was_accepted_is_kept"),
+    not_yet("closing::whoever_waits_is_answered"),
+    not_yet("closing::its_files_are_let_go_of_whoever_still_holds_it"),
+    not_yet("closing::what_comes_after_is_refused"),
+    not_yet("redriving"),
+    not_yet("subscriptions"),
+    not_yet("at_least_once"),
+    not_yet("failures"),
+    not_yet("due"),
+    not_yet("competing"),
+    not_yet("keys"),
+    not_yet("priorities"),
+    not_yet("filters"),
+    not_yet("explain"),
+    not_yet("sharing"),
+    not_yet("pausing"),
+    not_yet("seeking"),
+    not_yet("settle"),
+    not_yet("dead_letters"),
+    not_yet("freight"),
+    not_yet("store"),
+    not_yet("leases"),
+    not_yet("watch"),
+    not_yet("requests"),
+];
+
+crossdock_topics::conformance_tests!(Prefix::new());
