@@ -20,8 +20,8 @@ use proptest::prelude::*;
 use model::{Memory, Model, Rules, State};
 
 const LEASE: Duration = Duration::from_secs(30);
-/// How many lives back a crash can throw: what was written last may not have become durable.
-const BACK: usize = 4;
+/// How many events back a crash can throw at most: what was written last may not have become durable.
+const BACK: usize = 8;
 
 /// What is on the disk.
 #[derive(Clone, Debug, Default)]
@@ -49,6 +49,7 @@ enum Step {
     Trim(usize),
     Seek(usize),
     Redefine { max_failures: u32, max_in_flight: usize },
+    Sync { back: usize },
     Crash { back: usize },
 }
 
@@ -88,8 +89,17 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(Step::Trim),
         1 => which().prop_map(Step::Seek),
         1 => (1..4u32, 1..12usize).prop_map(|(max_failures, max_in_flight)| Step::Redefine { max_failures, max_in_flight }),
+        6 => (0..BACK).prop_map(|back| Step::Sync { back }),
         1 => (0..BACK).prop_map(|back| Step::Crash { back }),
     ]
+}
+
+/// The disk, and the model as a restart from it must be like.
+struct Written {
+    disk: Disk,
+    model: Model,
+    /// What the group is told when it is durable.
+    awaited: Option<u64>,
 }
 
 /// A group, its model, its disk, and what the disk held a while ago.
@@ -97,8 +107,10 @@ struct Bench {
     group: Group,
     model: Model,
     disk: Disk,
-    /// After each event: the disk, and the model as a restart from it must be like.
-    past: Vec<(Disk, Model)>,
+    /// What is durable, and what was written after each event since then.
+    past: Vec<Written>,
+    /// Nothing is delivered before what this number stands for is durable.
+    held: Option<u64>,
     now: Timestamp,
     lives: u64,
     joined: BTreeSet<ConsumerId>,
@@ -129,7 +141,8 @@ impl Bench {
         let disk = Disk { place: Place::default().encode(), ..Disk::default() };
         Self {
             group: Group::new(group_rules(rules), Saved::default(), 1),
-            past: vec![(disk.clone(), model.clone())],
+            past: vec![Written { disk: disk.clone(), model: model.clone(), awaited: None }],
+            held: None,
             model,
             disk,
             now: Timestamp(1_000_000),
@@ -227,6 +240,12 @@ impl Bench {
                 let Action::Deliver { offset, token, attempt, deliveries } = action else { continue };
                 assert!(self.model.room() > 0 && left > 0, "{offset} is one too many");
                 self.model.may_have(offset, consumer, &self.slots, self.now).unwrap();
+                for past in &self.past {
+                    assert!(
+                        self.model.is_safe(offset, &past.model, self.now),
+                        "{offset} may not be the first"
+                    );
+                }
                 if self.model.rules.by_priority {
                     let urgency = |offset: u64| self.model.get(offset).fresh.facts.priority;
                     let others = self.model.deliverable(consumer, &self.slots, self.now);
@@ -370,28 +389,67 @@ impl Bench {
                 // Only a little, so that something is left.
                 let head = (self.group.needs() + (which % 4) as u64).min(count as u64);
                 self.tick();
+                let drops = self.group.needs() < head;
                 self.apply(Event::Trimmed(head));
                 self.model.trim(head);
+                if drops {
+                    self.hold();
+                }
             }
             Step::Seek(which) => {
                 let to = (which % (count + 1)) as u64;
                 self.apply(Event::Seek(to));
                 self.model.seek(to);
+                self.hold();
             }
             Step::Redefine { max_failures, max_in_flight } => {
                 self.model.rules = Rules { max_failures, max_in_flight, ..self.model.rules };
                 let rules = group_rules(self.model.rules);
                 self.apply(Event::Redefine(&rules));
+                self.hold();
             }
+            Step::Sync { back } => self.sync(self.past.len() - 1 - back.min(self.past.len() - 1)),
             Step::Crash { back } => self.crash(back),
         }
+        self.model.turns(self.now);
+    }
+
+    /// With order by key nothing more is delivered until this is durable.
+    fn hold(&mut self) {
+        if self.model.rules.by_key {
+            self.held = self.group.awaited();
+            assert!(self.held.is_some());
+            self.model.is_held = true;
+        }
+    }
+
+    /// What was written up to there is durable.
+    fn sync(&mut self, at: usize) {
+        self.past.drain(..at);
+        if let Some(number) = self.past[0].awaited {
+            let (mut actions, ready) = (Vec::new(), self.group.has_ready());
+            self.group.apply(Event::Synced(number), self.now, &mut actions);
+            let is_told = actions.iter().all(|action| *action == Action::Available);
+            assert!(is_told, "nothing is to be persisted: {actions:?}");
+            assert!(ready || !self.group.has_ready() || !actions.is_empty(), "nobody is woken");
+            if self.held.is_some_and(|held| held <= number) {
+                (self.held, self.model.is_held) = (None, false);
+            }
+        }
+        self.reckon();
+    }
+
+    /// What is done with, but not for sure.
+    fn reckon(&mut self) {
+        let open = self.past.iter().flat_map(|past| past.model.open_here(&self.model, self.now));
+        self.model.unsynced = open.collect();
         self.model.turns(self.now);
     }
 
     /// Everything in memory is gone, and perhaps what was written last. Messages stay: they were durable before.
     fn crash(&mut self, back: usize) {
         let at = self.past.len() - 1 - back.min(self.past.len() - 1);
-        let (disk, mut model) = self.past[at].clone();
+        let Written { disk, mut model, .. } = self.past.swap_remove(at);
         let published = self.model.messages.split_off(model.messages.len());
         published.into_iter().for_each(|message| model.publish(message.fresh));
         model.rules = self.model.rules;
@@ -414,8 +472,8 @@ impl Bench {
         self.lives += 1;
         model.restart(saved.place.next, self.now);
         self.group = Group::new(group_rules(model.rules), saved, self.lives << 32);
-        (self.model, self.disk) = (model, disk);
-        self.past.truncate(at + 1);
+        (self.model, self.disk, self.held) = (model, disk, None);
+        self.past.clear();
         self.joined.clear();
         self.slots = Slots::default();
     }
@@ -451,9 +509,15 @@ impl Bench {
             let wakes = self.group.wakes_at();
             assert!(wakes.is_some_and(|wakes| wakes <= moment), "sleeps until {wakes:?}, past {moment:?}");
         }
-        self.past.push((self.disk.clone(), self.model.clone()));
+    }
+
+    /// Takes note of what was written.
+    fn note(&mut self) {
+        self.reckon();
+        let awaited = self.group.awaited();
+        self.past.push(Written { disk: self.disk.clone(), model: self.model.clone(), awaited });
         if self.past.len() > BACK {
-            self.past.remove(0);
+            self.sync(1);
         }
     }
 
@@ -479,6 +543,8 @@ impl Bench {
                     self.model.turns(self.now);
                 }
             }
+            self.note();
+            self.sync(self.past.len() - 1);
             self.check();
         }
         let open = self.model.offsets(model::Message::is_open);
@@ -492,6 +558,7 @@ fn run(steps: &[Step], by_key: bool, by_priority: bool) {
     let mut bench = Bench::new(rules);
     for step in steps {
         bench.step(step);
+        bench.note();
         bench.check();
     }
     bench.finish();

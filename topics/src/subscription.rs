@@ -54,8 +54,8 @@ pub enum Order {
     /// As fast as consumers take; a message that failed is overtaken by those behind it.
     #[default]
     None,
-    /// Messages of one key (within one topic) one after another: the next is not delivered before the one before it is
-    /// settled. A key whose message failed too often is parked: it alone waits, with what lies behind it, until it
+    /// Messages of one key (within one topic) one after another: the next is not delivered before it is durable that the
+    /// one before it is settled. A key whose message failed too often is parked: it alone waits, with what lies behind it, until it
     /// is released or given up; see [`ParkedKey`]. A consumer's `Reject` sends the message to the dead letters and the
     /// key goes on. Keys are spread over 256 slots, and slots over the consumers that have joined, so that a
     /// consumer sees the same keys for as long as it and the others stay; a slot that changes hands waits until

@@ -107,6 +107,7 @@ struct View {
     set_aside: usize,
     is_full: bool,
     is_choked: bool,
+    is_held: bool,
     is_paused: bool,
     /// Whether nobody has joined or asks.
     is_alone: bool,
@@ -134,6 +135,7 @@ impl SubscriptionState {
             set_aside: tally.set_aside,
             is_full: group.is_full(),
             is_choked: group.is_choked(),
+            is_held: group.is_held(),
             is_paused: inner.is_paused,
             is_alone: first.is_none() && self.waiting.load(Ordering::SeqCst) == 0,
             owner,
@@ -203,7 +205,12 @@ impl View {
                 format!("{}, and waits its backoff until {due}", failed(self.failures))
             }
             Standing::Later { due } => format!("it is to be delivered at {due}, not before"),
-            Standing::Behind { head } => format!("it waits for offset {head} of key {key}, which comes before it"),
+            Standing::Behind { head, is_over: false } => {
+                format!("it waits for offset {head} of key {key}, which comes before it")
+            }
+            Standing::Behind { head, is_over: true } => {
+                format!("it waits until what became of offset {head} of key {key} is on the disk")
+            }
             Standing::Parked => {
                 format!("key {key} is parked{since}: {}; release the key, or give it up", failed(self.failures))
             }
@@ -215,6 +222,10 @@ impl View {
     fn delivery(&self) -> String {
         if self.is_paused {
             return "the subscription is paused".to_owned();
+        }
+        if self.is_held {
+            return "a change of the subscription, of its place or of what retention keeps is not on the disk yet"
+                .to_owned();
         }
         if self.is_full {
             return format!("{} messages are in flight, as many as max_in_flight allows", self.in_flight);

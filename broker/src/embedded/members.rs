@@ -33,8 +33,17 @@ pub(super) struct Member {
     has_changed: bool,
     /// Whether it is among those to be persisted.
     dirty: bool,
+    /// The last of [`Group::awaited`] that is on its way to the disk.
+    written: u64,
     /// When it was last said to have something to do by itself.
     timer: Option<Timestamp>,
+}
+
+/// What becomes true of a topic's group when what was persisted is durable.
+pub(super) struct Awaited {
+    /// Of the very group that was persisted: the topic may have been left and found again since.
+    listed: Arc<Listed>,
+    number: u64,
 }
 
 /// Whether a topic is among those that may have something to take.
@@ -102,6 +111,7 @@ impl Members {
             mended: BTreeSet::new(),
             has_changed: false,
             dirty: false,
+            written: 0,
             timer: None,
         };
         self.all.insert(id, member);
@@ -205,17 +215,22 @@ impl Members {
         !self.dirty.is_empty()
     }
 
-    /// Adds all that is to be persisted to a batch.
+    /// Adds all that is to be persisted to a batch; tells `awaited` what must be [`Members::synced`] when it is durable.
     pub(super) fn persist(
         &mut self,
         subscription: u32,
         batch: &mut WriteBatch,
         database: &Database,
+        mut awaited: impl FnMut(Awaited),
     ) -> Result<(), Error> {
         for id in self.dirty.drain(..) {
             let Some(member) = self.all.get_mut(&id) else { continue };
             member.dirty = false;
             write(subscription, id, &member.group, &member.pending, batch, database)?;
+            if let Some(number) = member.group.awaited().filter(|number| *number > member.written) {
+                member.written = number;
+                awaited(Awaited { listed: member.listed.clone(), number });
+            }
             for action in member.pending.drain(..) {
                 // What was mended is kept for as long as it may be delivered.
                 if let Action::Erase(offset) | Action::Exhume(offset) = action
@@ -229,6 +244,14 @@ impl Members {
             }
         }
         Ok(())
+    }
+
+    /// What was persisted is durable.
+    pub(super) fn synced(&mut self, awaited: &Awaited, now: Timestamp, listing: &Listing) {
+        let id = awaited.listed.topic;
+        if self.all.get(&id).is_some_and(|member| Arc::ptr_eq(&member.listed, &awaited.listed)) {
+            self.apply(id, Event::Synced(awaited.number), now, listing);
+        }
     }
 }
 

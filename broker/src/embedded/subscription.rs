@@ -16,10 +16,11 @@ use tokio::sync::Notify;
 
 use super::database::Database;
 use super::log::TopicLog;
-use super::members::{Listed, Listing, Member, Members};
+use super::members::{Awaited, Listed, Listing, Member, Members};
 use super::reader::Peeked;
 use super::sieve::Sieve;
 use super::sift::Verdicts;
+use super::writer::Effect;
 use crate::group::{Action, Event, Group, Rules, Slots, Waiting};
 
 pub(super) struct SubscriptionState {
@@ -430,10 +431,22 @@ impl SubscriptionState {
         done
     }
 
-    /// Adds all that is to be persisted to a batch.
-    pub(super) fn persist(&self, batch: &mut WriteBatch, database: &Database) -> Result<(), Error> {
+    /// Adds all that is to be persisted to a batch, and to the effects what waits until that is durable.
+    pub(super) fn persist(
+        self: &Arc<Self>,
+        batch: &mut WriteBatch,
+        database: &Database,
+        effects: &mut Vec<Effect>,
+    ) -> Result<(), Error> {
         self.persist_asked.store(false, Ordering::Release);
-        self.inner.lock().members.persist(self.id, batch, database)
+        let awaited = |awaited| effects.push(Effect::Synced(self.clone(), awaited));
+        self.inner.lock().members.persist(self.id, batch, database, awaited)
+    }
+
+    /// What was persisted is durable: what waited for that can be delivered.
+    pub(super) fn synced(&self, awaited: &Awaited, now: Timestamp) {
+        self.inner.lock().members.synced(awaited, now, &self.listing);
+        self.wake();
     }
 
     pub(super) fn info(&self) -> SubscriptionInfo {

@@ -89,6 +89,7 @@ fn reveal(
                     log.detach(&state);
                 }
             }
+            Effect::Synced(state, awaited) => state.synced(&awaited, shared.clock.now()),
         }
     }
     for (log, blocks) in blocks {

@@ -34,6 +34,7 @@ use super::database::Database;
 use super::failpoints::{Step, reach};
 use super::keys;
 use super::log::TopicLog;
+use super::members::Awaited;
 use super::sieve::Sieve;
 use super::sources::MAX_PUBLISHERS;
 use super::subscription::SubscriptionState;
@@ -171,6 +172,7 @@ pub(super) enum Effect {
     TopicGone(Arc<TopicLog>),
     SubscriptionMade(Arc<SubscriptionState>),
     SubscriptionGone(Arc<SubscriptionState>),
+    Synced(Arc<SubscriptionState>, Awaited),
 }
 
 /// One write, on its way to be made durable.
@@ -584,7 +586,12 @@ impl Writer {
             self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
         }
         for subscription in self.persist.drain(..) {
-            result = result.and(subscription.persist(&mut self.batch, &self.database));
+            let effects = &mut self.pass.effects;
+            result = result.and(subscription.persist(&mut self.batch, &self.database, effects));
+        }
+        // Whatever it was that was persisted: what others wait for must get to the disk.
+        if !self.pass.effects.is_empty() {
+            self.require(Durability::Fsync);
         }
         if std::mem::take(&mut self.numbers_changed) {
             self.batch.put(keys::NEXT_KEY, self.numbers.encode());

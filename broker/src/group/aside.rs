@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use crossdock_topics::Timestamp;
 
-use super::key::KeyHash;
 use super::place::{ParkedSince, Waiting};
 use super::ready::Rank;
 use super::{AT_ONCE, Action, Facts, Group, Holders, Known, LOOSE, Lanes, Ready, Rules};
@@ -90,16 +89,6 @@ impl Group {
         any
     }
 
-    /// A message of this key is done with: the next one's turn has come.
-    pub(super) fn pass_on(&mut self, key: Option<KeyHash>, offset: u64, actions: &mut Vec<Action>) {
-        let Some(next) = key.and_then(|key| self.lanes.leave(key, offset)) else { return };
-        if let Some(aside) = self.pick_up(next) {
-            let wait = if aside.due == AT_ONCE { Wait::Ready } else { Wait::Later };
-            self.put_down(next, Aside { wait, ..aside });
-            actions.push(Action::Available);
-        }
-    }
-
     /// Writes down what has waited for others for longest, so that the place stays small.
     pub(super) fn tighten(&mut self, actions: &mut Vec<Action>) {
         while self.loose.len() > LOOSE
@@ -174,7 +163,11 @@ impl Group {
     /// Other rules. Without order by key nothing waits behind a key any more, and no key is parked.
     pub(super) fn redefine(&mut self, rules: Rules, now: Timestamp, actions: &mut Vec<Action>) {
         let rearrange = rules.by_key != self.rules.by_key || rules.by_priority != self.rules.by_priority;
+        let by_key = rules.by_key || self.rules.by_key;
         self.rules = rules;
+        if by_key {
+            self.hold(actions);
+        }
         if !rearrange {
             return;
         }

@@ -18,6 +18,10 @@ pub(super) struct Lanes {
 struct Lane {
     /// The message whose turn it is.
     head: u64,
+    /// Whether it is done with: then it is nobody's turn before that is durable.
+    is_over: bool,
+    /// The number of the last change that one of its messages left by.
+    last: u64,
     behind: BTreeSet<u64>,
 }
 
@@ -27,21 +31,29 @@ impl Lanes {
         self.behind
     }
 
-    /// Whose turn it is, and how many wait behind it.
+    /// Whose turn it is or was last, and how many wait behind it.
     pub(super) fn of(&self, key: KeyHash) -> Option<(u64, usize)> {
         self.lanes.get(&key).map(|lane| (lane.head, lane.behind.len()))
+    }
+
+    /// Whether the one whose turn it was is done with, and that is not durable yet.
+    pub(super) fn is_over(&self, key: KeyHash) -> bool {
+        self.lanes.get(&key).is_some_and(|lane| lane.is_over)
     }
 
     /// Lets a message wait for its turn; gives whether it is its turn now.
     pub(super) fn enter(&mut self, key: KeyHash, offset: u64) -> bool {
         match self.lanes.get_mut(&key) {
             None => {
-                self.lanes.insert(key, Lane { head: offset, behind: BTreeSet::new() });
+                let lane = Lane { head: offset, is_over: false, last: 0, behind: BTreeSet::new() };
+                self.lanes.insert(key, lane);
                 true
             }
             Some(lane) => {
                 let is_head = lane.head == offset;
-                if !is_head && lane.behind.insert(offset) {
+                if is_head {
+                    lane.is_over = false;
+                } else if lane.behind.insert(offset) {
                     self.behind += 1;
                 }
                 is_head
@@ -49,17 +61,28 @@ impl Lanes {
         }
     }
 
-    /// A message is done with; gives the one whose turn it is now, if that is another one than before.
-    pub(super) fn leave(&mut self, key: KeyHash, offset: u64) -> Option<u64> {
-        let lane = self.lanes.get_mut(&key)?;
-        if lane.head != offset {
-            self.behind -= usize::from(lane.behind.remove(&offset));
-            return None;
+    /// A message is done with by the change of this number; gives whether it was there.
+    pub(super) fn leave(&mut self, key: KeyHash, offset: u64, number: u64) -> bool {
+        let Some(lane) = self.lanes.get_mut(&key) else { return false };
+        if lane.head == offset {
+            lane.is_over = true;
+        } else if lane.behind.remove(&offset) {
+            self.behind -= 1;
+        } else {
+            return false;
         }
+        lane.last = number;
+        true
+    }
+
+    /// The change of this number is durable; gives the message whose turn has come by that. While another one of the key
+    /// has left by a later change, it is nobody's turn.
+    pub(super) fn pass_on(&mut self, key: KeyHash, number: u64) -> Option<u64> {
+        let lane = self.lanes.get_mut(&key).filter(|lane| lane.is_over && lane.last == number)?;
         match lane.behind.pop_first() {
             Some(next) => {
                 self.behind -= 1;
-                lane.head = next;
+                (lane.head, lane.is_over) = (next, false);
                 Some(next)
             }
             None => {

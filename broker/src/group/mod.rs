@@ -26,6 +26,7 @@ mod standing;
 mod taking;
 #[cfg(test)]
 mod tests;
+mod unsynced;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -41,6 +42,7 @@ pub use ranges::Ranges;
 use ready::Ready;
 pub use rules::Rules;
 pub use standing::{Standing, Tally};
+use unsynced::Unsynced;
 
 /// A message that has not been looked at yet: what the group must know to decide about it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -147,6 +149,8 @@ pub enum Event<'a> {
     Seek(u64),
     /// The rules are others from now on. What was looked at before keeps no order that it did not have.
     Redefine(&'a Rules),
+    /// What was persisted when [`Group::awaited`] gave this number is durable.
+    Synced(u64),
 }
 
 /// What follows from an event, for the engine to carry out in order.
@@ -240,6 +244,7 @@ pub struct Group {
     /// How many of those set aside have only been looked at.
     ahead: usize,
     dead: BTreeMap<u64, Facts>,
+    unsynced: Unsynced,
     token: u64,
 }
 
@@ -282,6 +287,7 @@ impl Group {
             parked: BTreeSet::new(),
             ahead: 0,
             dead: saved.dead.into_iter().collect(),
+            unsynced: Unsynced::default(),
             token,
         };
         group.restore(&saved.facts, saved.waiting);
@@ -329,7 +335,7 @@ impl Group {
     #[must_use]
     pub fn wakes_at(&self) -> Option<Timestamp> {
         // With no room in flight nothing becomes deliverable before something is settled.
-        let room = self.in_flight.len() < self.rules.max_in_flight;
+        let room = self.in_flight.len() < self.rules.max_in_flight && !self.is_held();
         let due = self.later.first().map(|(due, _)| *due).filter(|_| room);
         let lease = (!self.in_flight.is_empty()).then_some(self.earliest_lease);
         due.into_iter().chain(lease).min()
@@ -402,6 +408,7 @@ impl Group {
             Event::Trimmed(head) => self.trim(head, actions),
             Event::Seek(to) => self.seek(to, actions),
             Event::Redefine(rules) => self.redefine(rules.clone(), now, actions),
+            Event::Synced(number) => self.synced(number, actions),
         }
     }
 }

@@ -38,7 +38,7 @@ impl Group {
         } else {
             self.open.remove(offset);
         }
-        self.pass_on(known.facts.key, offset, actions);
+        self.leave_lane(known.facts.key, offset);
         actions.push(Action::Place);
     }
 
@@ -142,13 +142,16 @@ impl Group {
             if known.recorded {
                 actions.push(Action::Erase(offset));
             }
-            self.pass_on(known.facts.key, offset, actions);
+            self.leave_lane(known.facts.key, offset);
         }
         self.open.remove_before(head);
         let kept = self.dead.split_off(&head);
         let gone = std::mem::replace(&mut self.dead, kept);
         actions.extend(gone.into_keys().map(Action::Exhume));
-        actions.push(Action::Place);
+        match self.rules.by_key {
+            true => self.hold(actions),
+            false => actions.push(Action::Place),
+        }
     }
 
     fn first_unsettled_before(&self, head: u64) -> Option<u64> {
@@ -175,6 +178,10 @@ impl Group {
         self.loose.clear();
         self.parked.clear();
         self.ahead = 0;
-        actions.extend([Action::Place, Action::Available]);
+        match self.rules.by_key {
+            true => self.hold(actions),
+            false => actions.push(Action::Place),
+        }
+        actions.push(Action::Available);
     }
 }

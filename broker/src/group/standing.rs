@@ -49,8 +49,10 @@ pub enum Standing {
     },
     /// Waits for another one of its key.
     Behind {
-        /// The one whose turn it is.
+        /// The one whose turn it is, or was.
         head: u64,
+        /// Whether that one is done with, and only that being durable is waited for.
+        is_over: bool,
     },
     /// Its key is parked.
     Parked,
@@ -130,6 +132,7 @@ impl Group {
             Wait::Parked => Standing::Parked,
             Wait::Behind => Standing::Behind {
                 head: key.and_then(|key| self.lanes.of(key)).map_or(offset, |(head, _)| head),
+                is_over: key.is_some_and(|key| self.lanes.is_over(key)),
             },
             Wait::Later if aside.due > AT_ONCE => Standing::Later { due: aside.due },
             Wait::Later | Wait::Ready => {

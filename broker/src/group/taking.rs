@@ -51,6 +51,9 @@ impl Group {
     }
 
     fn room(&self) -> usize {
+        if self.is_held() {
+            return 0;
+        }
         self.rules.max_in_flight.saturating_sub(self.in_flight.len())
     }
 

@@ -58,6 +58,11 @@ pub(crate) struct Model {
     pub(crate) next: u64,
     /// Whose turn it is among the messages of a key that were looked at.
     turn: BTreeMap<KeyHash, u64>,
+    /// The messages that are done with, and would be open again if the process died now and came back to what is
+    /// durable for sure, or to anything since.
+    pub(crate) unsynced: BTreeSet<u64>,
+    /// Whether nothing may be delivered before what was changed last is durable.
+    pub(crate) is_held: bool,
 }
 
 impl Message {
@@ -81,7 +86,8 @@ impl Message {
 
 impl Model {
     pub(crate) fn new(rules: Rules) -> Self {
-        Self { rules, messages: Vec::new(), next: 0, turn: BTreeMap::new() }
+        let (turn, unsynced) = (BTreeMap::new(), BTreeSet::new());
+        Self { rules, messages: Vec::new(), next: 0, turn, unsynced, is_held: false }
     }
 
     pub(crate) fn publish(&mut self, fresh: Fresh) {
@@ -110,7 +116,28 @@ impl Model {
     }
 
     pub(crate) fn room(&self) -> usize {
+        if self.is_held {
+            return 0;
+        }
         self.rules.max_in_flight.saturating_sub(self.in_flight())
+    }
+
+    /// Those that are done with, and would be delivered again were this what is left after a crash. What has been
+    /// passed over would be again.
+    pub(crate) fn open_here(&self, done: &Model, now: Timestamp) -> Vec<u64> {
+        let is_done = |offset: u64| !done.get(offset).is_open();
+        self.offsets(|message| {
+            let will_come = message.state != State::Unseen || !message.is_passed_over(now);
+            message.is_open() && will_come && is_done(message.fresh.offset)
+        })
+    }
+
+    /// Whether a message may be handed out although the process may die and come back to what `past` says: then
+    /// nothing of its key comes that is done with, unless that would wait behind it there as well.
+    pub(crate) fn is_safe(&self, offset: u64, past: &Model, now: Timestamp) -> bool {
+        let Some(key) = self.key(self.get(offset)) else { return true };
+        past.turn.get(&key) == Some(&offset)
+            || past.open_here(self, now).iter().all(|other| self.key(self.get(*other)) != Some(key))
     }
 
     /// Whose turn it is: the one it already is, or the oldest that is open.
@@ -206,7 +233,11 @@ impl Model {
     /// Gives the turn on.
     pub(crate) fn turns(&mut self, now: Timestamp) {
         let messages = &self.messages;
-        self.turn.retain(|_, head| messages[usize::try_from(*head).unwrap()].is_open());
+        let unsynced = self.unsynced.iter().filter_map(|offset| self.key(self.get(*offset)));
+        let unsynced: BTreeSet<KeyHash> = unsynced.collect();
+        self.turn.retain(|key, head| {
+            messages[usize::try_from(*head).unwrap()].is_open() || unsynced.contains(key)
+        });
         let keys: BTreeSet<KeyHash> = self.messages.iter().filter_map(|message| self.key(message)).collect();
         for key in keys {
             if let Some(head) = self.head(key, now).filter(|head| *head < self.next) {
@@ -259,6 +290,9 @@ impl Model {
     }
 
     pub(crate) fn end(&mut self, offset: u64, state: State) {
+        if self.get(offset).is_open() {
+            self.unsynced.insert(offset);
+        }
         let message = self.at(offset);
         (message.state, message.memory) = (state, None);
     }
@@ -309,6 +343,8 @@ impl Model {
     pub(crate) fn restart(&mut self, next: u64, now: Timestamp) {
         self.next = next;
         self.turn.clear();
+        self.unsynced.clear();
+        self.is_held = false;
         for message in self.messages.iter_mut().filter(|message| message.is_open()) {
             (message.deliveries, message.failures) = (0, 0);
             message.state = match message.memory {
@@ -347,7 +383,9 @@ impl Model {
             (State::Flying { consumer, until, .. }, Standing::InFlight { consumer: c, until: u }) => {
                 counted && (consumer, until) == (c, u)
             }
-            (State::Waiting { .. }, Standing::Behind { head: before }) => counted && head == Some(before),
+            (State::Waiting { .. }, Standing::Behind { head: before, is_over }) => {
+                counted && head == Some(before) && is_over != self.get(before).is_open()
+            }
             (State::Waiting { due }, Standing::Later { due: said }) => {
                 counted && said == due && head.is_none_or(|head| head == offset)
             }

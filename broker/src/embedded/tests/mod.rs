@@ -2,6 +2,7 @@
 
 mod consuming;
 mod faults;
+mod ordering;
 mod writing;
 
 use std::sync::Arc;

@@ -8,10 +8,88 @@ fn the_next_of_a_key_waits_for_the_one_before_it() {
     let mut bench = Bench::by_key(&["a", "a", "b", "", "", "a"]);
     let taken = bench.take(None, 10);
     assert_eq!(taken.iter().map(|d| d.0).collect::<Vec<_>>(), [0, 2, 3, 4], "what has no key is not ordered");
-    assert_eq!(bench.group.standing(5).0, Standing::Behind { head: 0 });
+    assert_eq!(bench.group.standing(5).0, Standing::Behind { head: 0, is_over: false });
     assert_eq!(bench.group.tally().behind_key, 2);
     bench.ack((taken[0].0, taken[0].1));
     assert_eq!(bench.offsets(None, 10), [1]);
+}
+
+#[test]
+fn the_next_of_a_key_waits_until_it_is_durable_that_the_one_before_it_is_settled() {
+    let mut bench = Bench::by_key(&["a", "a", "b", "b", "a"]);
+    bench.is_slow = true;
+    let taken = bench.take(None, 10);
+    assert_eq!(taken.iter().map(|d| d.0).collect::<Vec<_>>(), [0, 2]);
+    assert_eq!(bench.group.awaited(), None);
+    bench.ack((0, taken[0].1));
+    let first = bench.group.awaited().unwrap();
+    bench.settle((2, taken[1].1), &reject("no"));
+    let second = bench.group.awaited().unwrap();
+    assert!(second > first);
+    assert_eq!(bench.group.standing(1).0, Standing::Behind { head: 0, is_over: true });
+    assert!(bench.offsets(None, 10).is_empty());
+    assert_eq!(bench.sync(first), [Action::Available]);
+    assert_eq!(bench.offsets(None, 10), [1], "the other key's is not durable yet");
+    assert!(bench.sync(first).is_empty(), "what is heard twice passes nothing on");
+    bench.sync(second);
+    assert_eq!((bench.group.awaited(), bench.offsets(None, 10)), (None, vec![3]));
+    bench.restart();
+    assert_eq!(bench.group.awaited(), None);
+    assert_eq!(bench.offsets(None, 10), [1, 3]);
+}
+
+#[test]
+fn one_that_comes_back_before_it_is_durable_that_it_went_keeps_its_turn() {
+    let mut bench = Bench::by_key(&["a", "a"]);
+    bench.is_slow = true;
+    let held = bench.one();
+    bench.settle(held, &reject("no"));
+    let rejected = bench.group.awaited().unwrap();
+    bench.apply(Event::Redrive { offset: 0, due: Timestamp(0) });
+    bench.sync(rejected);
+    let held = bench.one();
+    assert_eq!(held.0, 0);
+    bench.ack(held);
+    bench.sync(rejected);
+    assert!(bench.offsets(None, 10).is_empty(), "it was redriven and acknowledged since");
+    bench.sync(u64::MAX);
+    assert_eq!(bench.offsets(None, 10), [1]);
+}
+
+#[test]
+fn one_of_a_key_that_goes_while_it_waits_must_be_gone_for_good_as_well() {
+    let mut bench = Bench::by_key(&["a", "a", "a"]);
+    bench.is_slow = true;
+    let taken = bench.take(None, 10);
+    bench.ack((0, taken[0].1));
+    let acknowledged = bench.group.awaited().unwrap();
+    bench.apply(Event::Forget(1));
+    bench.sync(acknowledged);
+    assert!(bench.offsets(None, 10).is_empty());
+    bench.sync(u64::MAX);
+    assert_eq!(bench.offsets(None, 10), [2]);
+}
+
+#[test]
+fn nothing_is_delivered_before_a_change_of_place_or_rules_is_durable() {
+    let rules = Bench::by_key(&[]).rules;
+    let changes = [(Event::Seek(1), 1), (Event::Trimmed(2), 2), (Event::Redefine(&rules), 0)];
+    for (change, first) in changes {
+        let mut bench = Bench::by_key(&["a", "b", "c", "d"]);
+        bench.is_slow = true;
+        bench.take(A, 1);
+        bench.apply(Event::Leave(A));
+        assert!(bench.apply(change).contains(&Action::Place), "it is persisted");
+        assert!(bench.group.is_held() && bench.offsets(None, 10).is_empty(), "{change:?}");
+        assert_eq!(bench.group.wakes_at(), None);
+        let number = bench.group.awaited().unwrap();
+        assert_eq!(bench.sync(number), [Action::Available]);
+        assert_eq!(bench.offsets(None, 10)[0], first, "{change:?}");
+    }
+    let mut plain = Bench::new(3);
+    plain.is_slow = true;
+    plain.apply(Event::Seek(1));
+    assert_eq!((plain.group.awaited(), plain.offsets(None, 10)), (None, vec![1, 2]));
 }
 
 #[test]
@@ -104,7 +182,7 @@ fn a_key_that_is_given_up_on_goes_on_without_its_message() {
     assert_eq!(bench.offsets(None, 10), [1]);
     // Delivered again, it waits for its turn as well.
     bench.apply(Event::Redrive { offset: 0, due: Timestamp(0) });
-    assert_eq!(bench.group.standing(0).0, Standing::Behind { head: 1 });
+    assert_eq!(bench.group.standing(0).0, Standing::Behind { head: 1, is_over: false });
     bench.restart();
     let taken = bench.take(None, 10);
     assert_eq!(taken.iter().map(|d| d.0).collect::<Vec<_>>(), [0], "nobody held the other one any more");

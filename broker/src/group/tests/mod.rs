@@ -35,6 +35,8 @@ struct Bench {
     log: Vec<Fresh>,
     now: Timestamp,
     disk: Disk,
+    /// Whether it takes its time: then nothing is durable before [`Bench::sync`].
+    is_slow: bool,
     slots: Slots,
 }
 
@@ -69,7 +71,8 @@ impl Bench {
 
     fn of(rules: Rules, log: Vec<Fresh>) -> Self {
         let group = Group::new(rules.clone(), Saved::default(), 1);
-        Self { rules, group, log, now: Timestamp(1_000_000), disk: Disk::default(), slots: Slots::default() }
+        let (now, disk, slots) = (Timestamp(1_000_000), Disk::default(), Slots::default());
+        Self { rules, group, log, now, disk, is_slow: false, slots }
     }
 
     fn apply(&mut self, event: Event<'_>) -> Vec<Action> {
@@ -88,6 +91,16 @@ impl Bench {
             }
             self.disk.place = self.group.place();
         }
+        if !self.is_slow {
+            actions.extend(self.sync(u64::MAX));
+        }
+        actions
+    }
+
+    /// What was awaited up to this number is durable.
+    fn sync(&mut self, number: u64) -> Vec<Action> {
+        let mut actions = Vec::new();
+        self.group.apply(Event::Synced(number), self.now, &mut actions);
         actions
     }
 
