@@ -26,6 +26,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ),
     ("tests", &[]),
     ("bench", &["topics", "access", "broker", "tests"]),
+    ("fuzz", &["topics", "wire", "config", "access", "broker"]),
 ];
 
 /// What tests of a crate may use beside that: the real engine and its suite, and the sandbox.

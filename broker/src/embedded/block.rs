@@ -276,7 +276,7 @@ fn damaged(what: &str) -> Error {
 ///
 /// # Errors
 /// When it is damaged.
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub fn read_block(value: &Bytes) -> Result<Vec<(u64, crossdock_topics::Message)>, Error> {
     let block = Block::decode(value)?;
     let _ = (block.time(), block.has_ids(), block.memory(), block.ids().count());

@@ -53,7 +53,7 @@ use crossdock_topics::{
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
-#[cfg(fuzzing)]
+#[cfg(feature = "fuzzing")]
 pub use block::read_block;
 
 use database::Database;
