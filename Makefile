@@ -21,7 +21,7 @@ ROCKSDB_LIB_DIR ?= $(CACHE)/rocksdb-$(ROCKSDB_VERSION)
 ROCKSDB_STATIC ?= 1
 VENV ?= $(CACHE)/python
 PEERS ?= $(CACHE)/peers
-export CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_STATIC VENV
+export CARGO_TARGET_DIR ROCKSDB_LIB_DIR ROCKSDB_STATIC VENV PEERS
 
 # Where rustup puts cargo, for shells that have not read its profile. Under sudo root has none as a rule, and
 # the caller's serves.
@@ -37,7 +37,7 @@ endif
 DIR ?= ./quickstart
 PORT_BASE ?= 7400
 
-.PHONY: help quickstart test lint bench fuzz release setup rocksdb claim
+.PHONY: help quickstart test lint bench fuzz release setup rocksdb claim nats
 
 help:
 	@sed -n 's/^# \{0,1\}//;/^  make /p' Makefile | sed 's/^ *//'
@@ -66,8 +66,12 @@ quickstart: release
 lint: claim
 	@scripts/test lint
 
-test: claim
-	@scripts/test
+# The tests of the engine on NATS JetStream run real nats-servers.
+nats: setup
+	@[ -n "$${CROSSDOCK_NATS_SERVER:-}" ] || command -v nats-server >/dev/null || scripts/peers "$(PEERS)" nats
+
+test: claim nats
+	@CROSSDOCK_NATS_SERVER="$${CROSSDOCK_NATS_SERVER:-$$(command -v nats-server || echo "$(PEERS)/nats/bin/nats-server")}" scripts/test
 
 fuzz: rocksdb
 	@CARGO_TARGET_DIR="$(CACHE)/fuzz" scripts/fuzz "$(or $(SECONDS),60)" $(TARGETS)
