@@ -4,6 +4,7 @@
 //! them in a NATS cluster. Only this crate touches data files, and NATS as an engine. The rules of
 //! delivery are in [`group`], a pure state machine; everything else here is how they become durable, fast.
 
+mod delivery;
 pub mod embedded;
 pub mod group;
 pub mod jetstream;

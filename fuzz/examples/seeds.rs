@@ -87,7 +87,7 @@ fn seed(target: &str, name: &str, bytes: &[u8]) -> std::io::Result<()> {
     fs::write(folder.join(name), bytes)
 }
 
-/// A block as `broker/src/embedded/block.rs` describes it.
+/// A block as `broker/src/delivery/block.rs` describes it.
 fn block(batch: &Batch) -> Vec<u8> {
     let mut rest = 7u64.to_le_bytes().to_vec();
     rest.extend_from_slice(&(batch.len() as u32).to_le_bytes());

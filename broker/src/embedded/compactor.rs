@@ -17,13 +17,13 @@ use crossdock_topics::{Error, Result, Timestamp};
 use tokio::sync::oneshot;
 
 use super::Shared;
-use super::block::{Block, Found, SparseBuilder, TARGET};
 use super::database::Database;
 use super::keys;
-use super::log::TopicLog;
+use super::log::{self, TopicLog};
 use super::newest::{self, Newest};
 use super::segments::Segment;
 use super::writer::Command;
+use crate::delivery::block::{Block, Found, SparseBuilder, TARGET};
 
 /// How long a message with an empty payload, which says that its key is gone, is kept.
 const TOMBSTONES_KEPT: Duration = Duration::from_secs(86_400);
@@ -209,7 +209,7 @@ impl Compactor<'_> {
             if first >= last.end {
                 return Ok(false);
             }
-            let block = log.decode(first, value)?;
+            let block = log::decode(log, first, value)?;
             for found in block.iter() {
                 let newest = match found.record.key().filter(|_| found.offset < limit) {
                     Some(key) => newest::written(log.id, key.as_bytes(), self.database)?,
@@ -242,7 +242,7 @@ impl Compactor<'_> {
             if first >= until || bytes > TARGET {
                 return Ok(false);
             }
-            let block = log.decode(first, value)?;
+            let block = log::decode(log, first, value)?;
             for message in block.iter() {
                 if let Some(key) = message.record.key() {
                     found.insert(Bytes::copy_from_slice(key.as_bytes()), message.offset);

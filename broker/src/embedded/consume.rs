@@ -1,140 +1,60 @@
 //! Subscriptions, as [`Subscriptions`] has them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Explanation, Fetch, Message, Outcome,
-    ParkedKey, Record, Redrive, Result, Revision, Selection, Settled, Settlement, StartAt, Subscription,
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Explanation, Fetch, Message,
+    ParkedKey, Redrive, Result, Revision, Selection, Settled, Settlement, StartAt, Subscription,
     SubscriptionInfo, SubscriptionName, Subscriptions, Timestamp, TopicName,
 };
-use tokio::time::Instant;
 
-use super::block::Block;
-use super::log::{READ_BYTES, TopicLog};
-use super::sieve::Sieve;
-use super::subscription::SubscriptionState;
-use super::take::{Again, Taken};
-use super::writer::{Command, Operation};
-use super::{Embedded, LONGEST_WAIT, Shared, sift};
+use super::log::{TopicLog, load};
+use super::writer::Command;
+use super::{Embedded, Shared};
+use crate::delivery::block::Block;
+use crate::delivery::explain::explain;
+use crate::delivery::{Engine, Feed, Operation, Recent, Sieve, SubscriptionState};
 
-/// How often a waiting fetch looks at the clock at least.
-const LOOK: Duration = Duration::from_secs(10);
+impl Engine for Shared {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
 
-impl Shared {
-    /// Takes messages now, reading the disk where it must; empty when there are none.
-    async fn take(self: &Arc<Self>, state: &Arc<SubscriptionState>, fetch: &Fetch) -> Result<Taken> {
-        loop {
-            let mut taken = state.take(fetch, self.clock.now());
-            let forgotten = self.look_up_again(state, &mut taken).await?;
-            if taken.changed && !state.persist_asked.swap(true, Ordering::AcqRel) {
-                self.command(Command::Persist(state.clone()))?;
-            }
-            if let Some(unjudged) = taken.unjudged.take() {
-                let judged = sift::judge(state, unjudged);
-                // What has been taken already is not kept waiting, nor lost with whoever gives up waiting.
-                if taken.deliveries.is_empty() {
-                    let _ = tokio::time::timeout(sift::PATIENCE, judged?).await;
-                    continue;
-                }
-            }
-            if !taken.deliveries.is_empty() {
-                return Ok(taken);
-            }
-            if let Some((log, offset)) = taken.missing.take() {
-                let blocks = self.blocks(&log, offset.max(log.head()), READ_BYTES).await?;
-                // Whatever has become of that topic, it is not waited for here.
-                if !state.supply(&log, offset, blocks)? {
-                    return Ok(taken);
-                }
-            } else if taken.unfinished {
-                // However much is passed over, others have their turn in between.
-                tokio::task::yield_now().await;
-            } else if !forgotten {
-                return Ok(taken);
+    fn check_open(&self) -> Result<()> {
+        Self::check_open(self)
+    }
+
+    async fn blocks(&self, feed: &Arc<Feed>, offset: u64, limit: usize) -> Result<Vec<Arc<Block>>> {
+        match feed.recent(offset, limit) {
+            Recent::Blocks(blocks) => Ok(blocks),
+            Recent::End => Ok(Vec::new()),
+            Recent::Older => {
+                let (database, feed) = (self.database()?, feed.clone());
+                tokio::task::spawn_blocking(move || load(&feed, &database, offset, limit))
+                    .await
+                    .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
             }
         }
     }
 
-    /// Looks up the records of what is delivered and was looked at before; gives whether some of it cannot be
-    /// delivered any more.
-    async fn look_up_again(
-        self: &Arc<Self>,
-        state: &Arc<SubscriptionState>,
-        taken: &mut Taken,
-    ) -> Result<bool> {
-        if taken.again.is_empty() {
-            return Ok(false);
-        }
-        // Whoever asks may go away while the disk is read, and the disk may fail.
-        let held = taken.deliveries.iter().map(|delivery| delivery.id);
-        let held = held.chain(taken.again.iter().map(|again| again.id)).collect();
-        let mut unread = Unread { shared: self, state, deliveries: held };
-        // What is delivered again often lies close together, if not in order.
-        let again = std::mem::take(&mut taken.again);
-        let mut by_place: Vec<usize> = (0..again.len()).collect();
-        by_place.sort_unstable_by_key(|index| (again[*index].id.log, again[*index].id.offset));
-        let mut found: Vec<Option<(Timestamp, Record)>> = vec![None; again.len()];
-        let mut near: Option<(u32, Arc<Block>)> = None;
-        for index in by_place {
-            let Again { log, id, .. } = &again[index];
-            if near.as_ref().is_none_or(|(of, block)| *of != log.id || !block.range().contains(&id.offset)) {
-                near = self.block(log, id.offset).await?.map(|block| (log.id, block));
-            }
-            let message = near.as_ref().and_then(|(_, block)| block.find(id.offset));
-            let message = message.map(|found| (found.time, found.record));
-            found[index] = match self.mended(state, log, id.offset)? {
-                Some(mended) => message.map(|(time, _)| (time, mended)),
-                None => message,
-            };
-        }
-        let now = self.clock.now();
-        let mut forgotten = false;
-        let mut others = std::mem::take(&mut taken.deliveries).into_iter().enumerate().peekable();
-        for (Again { log, id, attempt, deliveries, after }, found) in again.into_iter().zip(found) {
-            while let Some((_, delivery)) = others.next_if(|(index, _)| *index < after) {
-                taken.deliveries.push(delivery);
-            }
-            let is_current = |record: &Record| record.expires_at().is_none_or(|expiry| expiry > now);
-            let Some((time, record)) = found.filter(|(_, record)| is_current(record)) else {
-                state.forget(id, now);
-                (forgotten, taken.changed) = (true, true);
-                continue;
-            };
-            let (topic, offset) = (log.name.clone(), id.offset);
-            taken.deliveries.push(Delivery { id, topic, offset, time, attempt, deliveries, record });
-        }
-        taken.deliveries.extend(others.map(|(_, delivery)| delivery));
-        unread.deliveries.clear();
-        Ok(forgotten)
+    fn kept(&self, _: &SubscriptionState, key: &[u8]) -> Result<Option<Vec<u8>>> {
+        self.database()?.get("groups", key)
     }
 
-    /// One message of a topic, wherever it is.
-    pub(super) async fn look_up(
-        self: &Arc<Self>,
-        log: &Arc<TopicLog>,
-        offset: u64,
-    ) -> Result<Option<(Timestamp, Record)>> {
-        let block = self.block(log, offset).await?;
-        let found = block.and_then(|block| block.find(offset));
-        Ok(found.map(|found| (found.time, found.record)))
+    fn persist_soon(&self, subscription: &Arc<SubscriptionState>) -> Result<()> {
+        self.command(Command::Persist(subscription.clone()))
     }
 
-    /// The block that holds a message, wherever it is.
-    async fn block(self: &Arc<Self>, log: &Arc<TopicLog>, offset: u64) -> Result<Option<Arc<Block>>> {
-        let blocks = self.blocks(log, offset, 0).await?;
-        Ok(blocks.into_iter().next().filter(|block| block.range().contains(&offset)))
-    }
-
-    /// Has an operation carried out; gives how much there was to do it to.
-    pub(super) async fn operate(&self, name: &SubscriptionName, operation: Operation) -> Result<usize> {
-        self.check_open()?;
-        let subscription = self.subscription(name)?;
+    async fn operate(&self, subscription: &Arc<SubscriptionState>, operation: Operation) -> Result<usize> {
+        Self::check_open(self)?;
+        let subscription = subscription.clone();
         self.ask(|answer| Command::Operate { subscription, operation, answer }).await
     }
+}
 
+impl Shared {
     /// Finds the topics that outputs go to, and checks that they may.
     fn outputs(&self, outputs: Vec<(TopicName, Batch)>) -> Result<Vec<(Arc<TopicLog>, Batch)>> {
         outputs
@@ -145,23 +65,6 @@ impl Shared {
                 Ok((log, batch))
             })
             .collect()
-    }
-}
-
-/// Deliveries that were taken and have not reached anybody. Dropping it gives them back.
-struct Unread<'a> {
-    shared: &'a Shared,
-    state: &'a SubscriptionState,
-    deliveries: Vec<DeliveryId>,
-}
-
-impl Drop for Unread<'_> {
-    fn drop(&mut self) {
-        if !self.deliveries.is_empty() {
-            let outcomes = self.deliveries.drain(..).map(|id| (id, Outcome::Release)).collect();
-            let settlement = Settlement { outcomes, ..Settlement::default() };
-            self.state.settle(&settlement, false, self.shared.clock.now());
-        }
     }
 }
 
@@ -207,41 +110,7 @@ impl Subscriptions for Embedded {
     }
 
     async fn fetch(&self, name: &SubscriptionName, fetch: Fetch) -> Result<Vec<Delivery>> {
-        let state = self.shared.subscription(name)?;
-        let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
-        let fetch = Fetch { max: fetch.max.max(1), max_bytes: fetch.max_bytes.max(1), ..fetch };
-        // Waiting is announced before looking, so that nothing that comes in between is missed; and whoever ends it,
-        // with messages or without, lets the next one look for what it may have been woken for.
-        let _waiting = state.wait();
-        loop {
-            let available = state.available();
-            tokio::pin!(available);
-            available.as_mut().enable();
-            self.shared.check_open()?;
-            if state.is_deleted() {
-                return Err(Error::not_found("subscription", name));
-            }
-            let taken = self.shared.take(&state, &fetch).await?;
-            if let Some(consumer) = fetch.consumer.filter(|_| taken.has_left) {
-                return Err(Error::not_found("consumer", consumer.0)
-                    .hint("join first; whoever has left gets nothing"));
-            }
-            if taken.must_join {
-                let message = format!("subscription {name} is not shared: whoever fetches must have joined");
-                return Err(Error::invalid(message).hint("join first, and name the consumer"));
-            }
-            if !taken.deliveries.is_empty() {
-                return Ok(taken.deliveries);
-            }
-            let now = self.shared.clock.now();
-            let sleep =
-                taken.wakes_at.map_or(LOOK, |at| at.since(now).max(Duration::from_millis(1)).min(LOOK));
-            let until = deadline.min(Instant::now() + sleep);
-            let woken = tokio::time::timeout_at(until, available).await.is_ok();
-            if !woken && Instant::now() >= deadline {
-                return Ok(Vec::new());
-            }
-        }
+        self.shared.subscription(name)?.fetch(&*self.shared, fetch).await
     }
 
     async fn settle(&self, name: &SubscriptionName, settlement: Settlement) -> Result<Settled> {
@@ -275,16 +144,15 @@ impl Subscriptions for Embedded {
         after: Option<(TopicName, u64)>,
         max: usize,
     ) -> Result<Vec<DeadLetter>> {
-        let state = self.shared.subscription(name)?;
-        self.shared.dead_letters(&state, after.as_ref(), max).await
+        self.shared.subscription(name)?.dead_letters(&*self.shared, after.as_ref(), max).await
     }
 
     async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize> {
-        self.shared.redrive(name, redrive).await
+        self.shared.subscription(name)?.redrive(&*self.shared, redrive).await
     }
 
     async fn discard(&self, name: &SubscriptionName, selection: Selection, dry_run: bool) -> Result<usize> {
-        self.shared.discard(name, selection, dry_run).await
+        self.shared.subscription(name)?.discard(&*self.shared, selection, dry_run).await
     }
 
     async fn edit_dead_letter(
@@ -294,29 +162,33 @@ impl Subscriptions for Embedded {
         offset: u64,
         message: Message,
     ) -> Result<()> {
-        self.shared.mend(name, topic, offset, &message).await
+        let (state, log) = (self.shared.subscription(name)?, self.shared.topic(topic)?);
+        let limit = log.definition().0.max_message_bytes;
+        state.mend_letter(&*self.shared, &log, limit, offset, &message).await
     }
 
     async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()> {
-        self.shared.operate(name, Operation::Pause(paused)).await.map(drop)
+        self.shared.operate(&self.shared.subscription(name)?, Operation::Pause(paused)).await.map(drop)
     }
 
     async fn seek(&self, name: &SubscriptionName, topic: Option<&TopicName>, to: StartAt) -> Result<()> {
-        self.shared.operate(name, Operation::Seek { topic: topic.cloned(), to }).await.map(drop)
+        self.shared
+            .operate(&self.shared.subscription(name)?, Operation::Seek { topic: topic.cloned(), to })
+            .await
+            .map(drop)
     }
 
     async fn parked_keys(&self, name: &SubscriptionName, max: usize) -> Result<Vec<ParkedKey>> {
-        let state = self.shared.subscription(name)?;
-        self.shared.parked_keys(&state, max).await
+        self.shared.subscription(name)?.parked_keys(&*self.shared, max).await
     }
 
     async fn release_key(&self, name: &SubscriptionName, key: &str, give_up: bool) -> Result<usize> {
         let state = self.shared.subscription(name)?;
-        let parked = self.shared.where_parked(&state, key).await?;
-        self.shared.operate(name, Operation::ReleaseKeys { parked, give_up }).await
+        let parked = state.where_parked(&*self.shared, key).await?;
+        self.shared.operate(&state, Operation::ReleaseKeys { parked, give_up }).await
     }
 
     async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation> {
-        self.shared.explain(topic, offset).await
+        explain(&*self.shared, &self.shared.topic(topic)?.feed, offset).await
     }
 }

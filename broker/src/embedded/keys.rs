@@ -4,10 +4,7 @@
 //! | --- | --- | --- |
 //! | `log` | topic u32, first offset u64 | a block, see `block` |
 //! | `segments` | topic u32, first offset u64 | a run of the log, see `segments` |
-//! | `groups` | subscription u32, topic u32, 0 | the place, see `group::place` |
-//! | `groups` | subscription u32, topic u32, 1, offset u64 | a message that waits |
-//! | `groups` | subscription u32, topic u32, 2, offset u64 | a dead letter |
-//! | `groups` | subscription u32, topic u32, 3, offset u64 | a packed record: what is delivered in a message's place |
+//! | `groups` | see `delivery::keys` | what is kept of subscriptions |
 //! | `keys` | topic u32, a message's key | the offset of its newest message u64; of compacted topics only |
 //! | `store` | the key's own bytes | revision u64, lease u64 (0: none), the value |
 //! | `default` | `format` | version of all this, u32 |
@@ -23,6 +20,8 @@
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
 
+pub(super) use crate::delivery::keys::{MENDED, group, message, u32_of, u64_of};
+
 /// The version of the layout above.
 ///
 /// 2 has blocks with gaps, `keys`, and what `default` says of sources and starts; one of 1 becomes one of 2 when it is opened.
@@ -36,12 +35,6 @@ pub(super) const SUBSCRIPTION: &str = "subscription/";
 pub(super) const LEASE: &[u8] = b"lease/";
 const SOURCE: &[u8] = b"source/";
 const COMPACT: &[u8] = b"compact/";
-
-/// The kinds of keys a group has.
-pub(super) const PLACE: u8 = 0;
-pub(super) const WAITING: u8 = 1;
-pub(super) const DEAD: u8 = 2;
-pub(super) const MENDED: u8 = 3;
 
 pub(super) fn log(topic: u32, offset: u64) -> [u8; 12] {
     let mut key = [0; 12];
@@ -86,34 +79,4 @@ pub(super) fn source(topic: u32, publisher: u128) -> Vec<u8> {
 /// Where the publishers of a topic begin.
 pub(super) fn sources(topic: u32) -> Vec<u8> {
     [SOURCE, &topic.to_be_bytes()].concat()
-}
-
-pub(super) fn group(subscription: u32, topic: u32) -> [u8; 8] {
-    let mut key = [0; 8];
-    key[..4].copy_from_slice(&subscription.to_be_bytes());
-    key[4..].copy_from_slice(&topic.to_be_bytes());
-    key
-}
-
-pub(super) fn place(subscription: u32, topic: u32) -> [u8; 9] {
-    let mut key = [PLACE; 9];
-    key[..8].copy_from_slice(&group(subscription, topic));
-    key
-}
-
-pub(super) fn message(subscription: u32, topic: u32, kind: u8, offset: u64) -> [u8; 17] {
-    let mut key = [kind; 17];
-    key[..8].copy_from_slice(&group(subscription, topic));
-    key[9..].copy_from_slice(&offset.to_be_bytes());
-    key
-}
-
-/// A u32 at the start of `bytes`.
-pub(super) fn u32_of(bytes: &[u8]) -> Option<u32> {
-    Some(u32::from_be_bytes(bytes.get(..4)?.try_into().ok()?))
-}
-
-/// A u64 at the start of `bytes`.
-pub(super) fn u64_of(bytes: &[u8]) -> Option<u64> {
-    Some(u64::from_be_bytes(bytes.get(..8)?.try_into().ok()?))
 }

@@ -1,49 +1,31 @@
-//! One topic's log: what all of it has in common, and its two ends.
+//! One topic's log: what all of it has in common, and the end at which it grows.
 //!
 //! The writer holds [`Writing`] and appends; what it wrote becomes visible when the syncer calls
-//! [`TopicLog::advance`]. Readers see offsets from `head` to `tail` and get the newest blocks from memory.
+//! [`Feed::advance`]. Readers have the [`Feed`].
 
-use std::collections::VecDeque;
-use std::ops::Range;
+use std::ops::{Deref, Range};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 use crossdock_topics::record::packed;
-use crossdock_topics::{
-    Batch, Durability, Error, Receipts, Revision, Timestamp, Topic, TopicInfo, TopicName,
-};
+use crossdock_topics::{Batch, Durability, Error, Receipts, Revision, Timestamp, Topic, TopicInfo};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::Notify;
 
-use super::block::{Block, Builder};
 use super::database::Database;
 use super::dedup::Dedup;
 use super::keys;
-use super::members::Listed;
 use super::newest::Newest;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::sources::Sources;
-use super::subscription::SubscriptionState;
-
-/// At most so many bytes of blocks are handed out at one time, from memory or from the disk (and one block at
-/// least), so that a reader who is far behind holds no more than that.
-pub(super) const READ_BYTES: usize = 1024 * 1024;
+use crate::delivery::Feed;
+use crate::delivery::block::{Block, Builder, TARGET};
 
 pub(super) struct TopicLog {
-    pub(super) id: u32,
-    pub(super) name: TopicName,
+    /// What readers see of it.
+    pub(super) feed: Arc<Feed>,
     definition: RwLock<(Arc<Topic>, Revision)>,
-    head: AtomicU64,
-    tail: AtomicU64,
-    last: AtomicI64,
     bytes: AtomicU64,
-    deleted: AtomicBool,
-    /// The newest blocks. Which go when memory is short is decided for all topics together.
-    recent: RwLock<VecDeque<Arc<Block>>>,
-    /// Wakes those who read without a subscription.
-    pub(super) moved: Notify,
-    subscribers: RwLock<Vec<(Arc<SubscriptionState>, Arc<Listed>)>>,
     pub(super) held_by: Mutex<Option<String>>,
     pub(super) writing: Mutex<Writing>,
 }
@@ -71,14 +53,12 @@ pub(super) struct Writing {
     pub(super) excess: u64,
 }
 
-/// Where blocks from an offset on are to be had.
-pub(super) enum Recent {
-    /// Here.
-    Blocks(Vec<Arc<Block>>),
-    /// On the disk only.
-    Older,
-    /// There are none yet.
-    End,
+impl Deref for TopicLog {
+    type Target = Feed;
+
+    fn deref(&self) -> &Feed {
+        &self.feed
+    }
 }
 
 impl TopicLog {
@@ -93,17 +73,9 @@ impl TopicLog {
         last: Timestamp,
     ) -> Self {
         Self {
-            id,
-            name: topic.name.clone(),
+            feed: Arc::new(Feed::new(id, topic.name.clone(), head, next, last)),
             definition: RwLock::new((Arc::new(topic), revision)),
-            head: AtomicU64::new(head),
-            tail: AtomicU64::new(next),
-            last: AtomicI64::new(last.0),
             bytes: AtomicU64::new(segments.bytes()),
-            deleted: AtomicBool::new(false),
-            recent: RwLock::default(),
-            moved: Notify::new(),
-            subscribers: RwLock::default(),
             held_by: Mutex::default(),
             writing: Mutex::new(Writing {
                 next,
@@ -139,151 +111,23 @@ impl TopicLog {
         }
     }
 
-    pub(super) fn head(&self) -> u64 {
-        self.head.load(Ordering::Acquire)
-    }
-
-    pub(super) fn set_head(&self, head: u64) {
-        self.head.store(head, Ordering::Release);
-    }
-
-    pub(super) fn tail(&self) -> u64 {
-        self.tail.load(Ordering::Acquire)
-    }
-
-    pub(super) fn is_deleted(&self) -> bool {
-        self.deleted.load(Ordering::Acquire)
-    }
-
-    /// From now on nothing is appended, and whoever waits for more is woken.
-    pub(super) fn mark_deleted(&self) {
-        self.deleted.store(true, Ordering::Release);
-        self.moved.notify_waiters();
-    }
-
     pub(super) fn info(&self) -> TopicInfo {
         let (topic, revision) = self.definition();
         let (head, tail) = (self.head(), self.tail());
-        let last = self.last.load(Ordering::Relaxed);
+        let last = self.last();
         TopicInfo {
             topic: (*topic).clone(),
             revision,
             head: head.min(tail),
             tail,
             bytes: self.bytes.load(Ordering::Relaxed),
-            last: (tail > 0 && last > 0).then_some(Timestamp(last)),
+            last: (tail > 0 && last.0 > 0).then_some(last),
             held_by: self.held_by.lock().clone(),
         }
     }
 
     pub(super) fn set_bytes(&self, bytes: u64) {
         self.bytes.store(bytes, Ordering::Relaxed);
-    }
-
-    pub(super) fn attach(&self, subscription: &Arc<SubscriptionState>, listed: Arc<Listed>) {
-        let mut subscribers = self.subscribers.write();
-        if !subscribers.iter().any(|(known, _)| Arc::ptr_eq(known, subscription)) {
-            subscribers.push((subscription.clone(), listed));
-        }
-    }
-
-    pub(super) fn detach(&self, subscription: &Arc<SubscriptionState>) {
-        self.subscribers.write().retain(|(known, _)| !Arc::ptr_eq(known, subscription));
-    }
-
-    pub(super) fn subscribers(&self) -> Vec<Arc<SubscriptionState>> {
-        self.subscribers.read().iter().map(|(subscription, _)| subscription.clone()).collect()
-    }
-
-    /// Makes blocks visible, in order, and wakes who waits for them.
-    pub(super) fn advance(&self, blocks: &[Arc<Block>]) {
-        let Some(last) = blocks.last() else { return };
-        self.recent.write().extend(blocks.iter().cloned());
-        self.last.store(last.time().0, Ordering::Relaxed);
-        self.tail.store(last.range().end, Ordering::Release);
-        self.moved.notify_waiters();
-        for (subscription, listed) in self.subscribers.read().iter() {
-            subscription.moved(listed);
-        }
-    }
-
-    /// Drops the oldest blocks that are in memory, up to an offset.
-    pub(super) fn evict(&self, end: u64) {
-        let mut recent = self.recent.write();
-        while recent.pop_front_if(|block| block.range().end <= end).is_some() {}
-    }
-
-    /// The blocks from the one that holds `offset` on, as far as they are in memory: at most `limit` bytes of
-    /// them, and one at least.
-    pub(super) fn recent(&self, offset: u64, limit: usize) -> Recent {
-        if offset >= self.tail() {
-            return Recent::End;
-        }
-        let recent = self.recent.read();
-        match recent.front() {
-            Some(first) if first.range().start <= offset => {
-                let at = recent.partition_point(|block| block.range().end <= offset);
-                let mut bytes = 0;
-                let enough = |block: &&Arc<Block>| {
-                    bytes += block.size();
-                    bytes <= limit
-                };
-                let mut blocks: Vec<_> = recent.range(at..).take_while(enough).cloned().collect();
-                if blocks.is_empty() {
-                    blocks.extend(recent.get(at).cloned());
-                }
-                Recent::Blocks(blocks)
-            }
-            _ => Recent::Older,
-        }
-    }
-
-    /// The same from the disk: blocks that are visible, the first of which holds `offset` (or follows it, where
-    /// retention has dropped it).
-    pub(super) fn load(
-        &self,
-        database: &Database,
-        offset: u64,
-        limit: usize,
-    ) -> Result<Vec<Arc<Block>>, Error> {
-        let tail = self.tail();
-        let prefix = self.id.to_be_bytes();
-        let mut blocks: Vec<Arc<Block>> = Vec::new();
-        let mut bytes = 0;
-        database.scan_around("log", &keys::log(self.id, offset), &prefix, |key, value| {
-            let first = keys::u64_of(&key[4..]).unwrap_or(u64::MAX);
-            if first >= tail || (!blocks.is_empty() && bytes + value.len() > limit) {
-                return Ok(false);
-            }
-            let block = self.decode(first, value)?;
-            if block.range().end <= offset {
-                return Ok(true);
-            }
-            if blocks.last().is_some_and(|last| last.range().end != first) {
-                return Err(Error::internal(format!(
-                    "topic {} has a hole in its log before offset {first}",
-                    self.name
-                ))
-                .hint("restore the folder from a backup"));
-            }
-            bytes += block.size();
-            blocks.push(block);
-            Ok(true)
-        })?;
-        Ok(blocks)
-    }
-
-    /// Reads a block that lies at an offset; what is wrong with it names the topic and where.
-    pub(super) fn decode(&self, first: u64, value: &[u8]) -> Result<Arc<Block>, Error> {
-        let block = Block::decode(&Bytes::copy_from_slice(value));
-        let placed = block.and_then(|block| match block.range().start == first {
-            true => Ok(block),
-            false => Err(Error::internal("a block of the log lies in another one's place")),
-        });
-        placed.map_err(|error| Error {
-            message: format!("{} (topic {}, at offset {first})", error.message, self.name).into(),
-            ..error
-        })
     }
 
     /// What retention must know of the blocks in a part of the log, written ones that are not visible included.
@@ -295,7 +139,7 @@ impl TopicLog {
             if first >= part.end {
                 return Ok(false);
             }
-            facts.extend(BlockFacts::parts(&*self.decode(first, value)?));
+            facts.extend(BlockFacts::parts(&*decode(self, first, value)?));
             Ok(true)
         })?;
         Ok(facts)
@@ -310,6 +154,54 @@ impl TopicLog {
         let first = facts.into_iter().find(|block| block.time >= time);
         Ok(Some(first.map_or(part.end, |block| block.range.start)))
     }
+}
+
+/// Blocks from the disk that are visible, the first of which holds `offset` (or follows it, where
+/// retention has dropped it).
+pub(super) fn load(
+    feed: &Feed,
+    database: &Database,
+    offset: u64,
+    limit: usize,
+) -> Result<Vec<Arc<Block>>, Error> {
+    let tail = feed.tail();
+    let prefix = feed.id.to_be_bytes();
+    let mut blocks: Vec<Arc<Block>> = Vec::new();
+    let mut bytes = 0;
+    database.scan_around("log", &keys::log(feed.id, offset), &prefix, |key, value| {
+        let first = keys::u64_of(&key[4..]).unwrap_or(u64::MAX);
+        if first >= tail || (!blocks.is_empty() && bytes + value.len() > limit) {
+            return Ok(false);
+        }
+        let block = decode(feed, first, value)?;
+        if block.range().end <= offset {
+            return Ok(true);
+        }
+        if blocks.last().is_some_and(|last| last.range().end != first) {
+            return Err(Error::internal(format!(
+                "topic {} has a hole in its log before offset {first}",
+                feed.name
+            ))
+            .hint("restore the folder from a backup"));
+        }
+        bytes += block.size();
+        blocks.push(block);
+        Ok(true)
+    })?;
+    Ok(blocks)
+}
+
+/// Reads a block that lies at an offset; what is wrong with it names the topic and where.
+pub(super) fn decode(feed: &Feed, first: u64, value: &[u8]) -> Result<Arc<Block>, Error> {
+    let block = Block::decode(&Bytes::copy_from_slice(value));
+    let placed = block.and_then(|block| match block.range().start == first {
+        true => Ok(block),
+        false => Err(Error::internal("a block of the log lies in another one's place")),
+    });
+    placed.map_err(|error| Error {
+        message: format!("{} (topic {}, at offset {first})", error.message, feed.name).into(),
+        ..error
+    })
 }
 
 impl Writing {
@@ -364,7 +256,7 @@ impl Writing {
         }
         let first = self.next;
         let builder = self.builder.get_or_insert_with(|| Builder::new(first, run.len()));
-        if builder.has_room(run.len()) && (count == 1 || run.len() <= super::block::TARGET) {
+        if builder.has_room(run.len()) && (count == 1 || run.len() <= TARGET) {
             builder.push(run, count, has_ids);
             self.next += u64::from(count);
         } else {

@@ -2,37 +2,27 @@
 //!
 //! Two threads do all the writing. Commands wait in a bounded queue; the [`writer`] turns what waits into one
 //! batch and writes it unsynced; the [`syncer`] makes written batches durable with one sync, then visible, then
-//! answers, while the writer is already on the next. Consumers take from memory ([`subscription`], [`log`]), and
+//! answers, while the writer is already on the next. Consumers take from memory ([`crate::delivery`]), and
 //! only those that catch up read the disk. [`recovery`] reads everything back; [`database`] says how a loss is
 //! noticed.
 
-mod block;
 mod compactor;
 mod consume;
 mod database;
-mod dead;
 mod dedup;
-mod explain;
 pub mod failpoints;
 mod keys;
 mod log;
-mod members;
 mod newest;
-mod parked;
 mod publish;
 mod queue;
-mod reader;
 mod recovery;
 mod requests;
 mod segments;
 mod shared_store;
-mod sieve;
-mod sift;
 mod sources;
 mod store;
-mod subscription;
 mod syncer;
-mod take;
 #[cfg(test)]
 mod tests;
 mod writer;
@@ -54,16 +44,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{mpsc, oneshot};
 
 #[cfg(feature = "fuzzing")]
-pub use block::read_block;
+pub use crate::delivery::block::read_block;
 
 use database::Database;
 use log::TopicLog;
 use queue::{Budget, Queue};
-use subscription::SubscriptionState;
 use writer::{Command, Pass, Writer};
 
-/// No wait is longer than this, whatever was asked for: a moment that far away can still be represented.
-const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
+use crate::delivery::{LONGEST_WAIT, SubscriptionState};
 
 /// How many tokens a life has, as a power of two.
 const START_BITS: u32 = 44;

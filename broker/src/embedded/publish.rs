@@ -1,6 +1,5 @@
 //! Topics, as [`Log`] has them.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -10,10 +9,10 @@ use crossdock_topics::{
 };
 use tokio::time::Instant;
 
-use super::block::Block;
-use super::log::{READ_BYTES, Recent, TopicLog};
+use super::log::TopicLog;
 use super::writer::Command;
-use super::{Embedded, LONGEST_WAIT, Shared, sources};
+use super::{Embedded, Shared, sources};
+use crate::delivery::{Engine, LONGEST_WAIT, READ_BYTES};
 
 impl Shared {
     /// Checks that a batch may be appended to a topic.
@@ -76,26 +75,6 @@ impl Shared {
             .retry_after(Duration::from_millis(100)));
         }
         Ok(durability)
-    }
-
-    /// The blocks from `offset` on, from memory or from the disk: at most `limit` bytes and at least one; empty
-    /// at the end of the log.
-    pub(super) async fn blocks(
-        self: &Arc<Self>,
-        log: &Arc<TopicLog>,
-        offset: u64,
-        limit: usize,
-    ) -> Result<Vec<Arc<Block>>> {
-        match log.recent(offset, limit) {
-            Recent::Blocks(blocks) => Ok(blocks),
-            Recent::End => Ok(Vec::new()),
-            Recent::Older => {
-                let (database, log) = (self.database()?, log.clone());
-                tokio::task::spawn_blocking(move || log.load(&database, offset, limit))
-                    .await
-                    .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
-            }
-        }
     }
 }
 
@@ -165,7 +144,7 @@ impl Log for Embedded {
                 return Err(Error::not_found("topic", topic));
             }
             offset = offset.max(log.head());
-            let blocks = self.shared.blocks(&log, offset, READ_BYTES).await?;
+            let blocks = self.shared.blocks(&log.feed, offset, READ_BYTES).await?;
             let mut bytes = 0;
             'blocks: for block in &blocks {
                 offset = offset.max(block.range().start);

@@ -7,17 +7,15 @@ use std::time::Duration;
 use bytes::Bytes;
 use crossdock_topics::{Entry, Error, LeaseId, Subscription, Timestamp, Topic};
 
-use super::block::Block;
 use super::database::Database;
 use super::keys;
-use super::log::TopicLog;
+use super::log::{TopicLog, load};
 use super::newest::Newest;
-use super::reader::Regard;
 use super::segments::{BlockFacts, Segment, Segments};
-use super::sieve::Sieve;
-use super::subscription::SubscriptionState;
 use super::writer::{Numbers, Recovered};
-use crate::group::{Dead, Group, Place, Rules, Saved, Waiting};
+use crate::delivery::block::Block;
+use crate::delivery::{Restoring, Sieve, SubscriptionState};
+use crate::group::Group;
 
 /// Everything that a database held.
 pub(super) struct State {
@@ -62,8 +60,9 @@ pub(super) fn read(database: &Database, token: impl Fn() -> u64) -> Result<State
         state.set_paused(database.get("default", &keys::paused(id))?.is_some());
         for log in &topics {
             if definition.topics.iter().any(|pattern| pattern.matches(log.name.as_str())) {
-                state.attach(log, read_group(database, &definition, id, log, token())?);
-                state.restore_mended(log, read_mended(database, id, log)?);
+                let (group, mended) = read_group(database, &definition, id, log, token())?;
+                state.attach(&log.feed, group);
+                state.restore_mended(log, mended);
             }
         }
         subscriptions.push(state);
@@ -204,55 +203,10 @@ fn read_group(
     subscription: u32,
     log: &TopicLog,
     token: u64,
-) -> Result<Group, Error> {
-    let place = match database.get("groups", &keys::place(subscription, log.id))? {
-        Some(bytes) => Place::decode(&bytes)?,
-        None => Place::at(log.head()),
-    };
-    let mut saved = Saved::from(place);
+) -> Result<(Group, BTreeSet<u64>), Error> {
+    let mut restoring = Restoring::default();
     let prefix = keys::group(subscription, log.id);
-    database.scan("groups", &prefix, &prefix, |key, value| {
-        let offset = key.get(9..).and_then(keys::u64_of);
-        match (key[8], offset) {
-            (keys::WAITING, Some(offset)) => saved.waiting.push((offset, Waiting::decode(value)?)),
-            (keys::DEAD, Some(offset)) => saved.dead.push((offset, Dead::decode(value)?.facts)),
-            _ => {}
-        }
-        Ok(true)
-    })?;
-    let regard = Regard::new(definition, None);
-    if regard.has_facts() {
-        read_facts(database, log, &regard, &mut saved)?;
-    }
-    Ok(Group::new(Rules::from(definition), saved, token))
-}
-
-/// The messages in whose place something else is delivered.
-fn read_mended(database: &Database, subscription: u32, log: &TopicLog) -> Result<BTreeSet<u64>, Error> {
-    let mut mended = BTreeSet::new();
-    let prefix = [keys::group(subscription, log.id).as_slice(), &[keys::MENDED]].concat();
-    database.scan("groups", &prefix, &prefix, |key, _| {
-        mended.insert(keys::u64_of(&key[prefix.len()..]).ok_or_else(|| damaged("what was mended"))?);
-        Ok(true)
-    })?;
-    Ok(mended)
-}
-
-/// What the log says of the messages that are open and have no record.
-fn read_facts(
-    database: &Database,
-    log: &TopicLog,
-    regard: &Regard<'_>,
-    saved: &mut Saved,
-) -> Result<(), Error> {
-    let mut near: Option<Arc<Block>> = None;
-    for offset in saved.place.open.iter() {
-        if near.as_ref().is_none_or(|block| block.range().end <= offset) {
-            near = log.load(database, offset, 0)?.into_iter().next();
-        }
-        if let Some(found) = near.as_ref().and_then(|block| block.find(offset)) {
-            saved.facts.insert(offset, regard.facts(&found.record));
-        }
-    }
-    Ok(())
+    database.scan("groups", &prefix, &prefix, |key, value| restoring.read(key, value).map(|()| true))?;
+    restoring
+        .group(definition, log.head(), token, |offset| Ok(load(log, database, offset, 0)?.into_iter().next()))
 }

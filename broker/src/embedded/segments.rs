@@ -9,7 +9,7 @@ use std::ops::Range;
 
 use crossdock_topics::{Retention, Timestamp};
 
-use super::block::Block;
+use crate::delivery::block::Block;
 
 /// A segment is closed beyond this many bytes, or this many blocks.
 const CLOSE_BYTES: u64 = 1024 * 1024;

@@ -10,11 +10,11 @@ use std::time::Duration;
 use crossdock_topics::Durability;
 
 use super::Shared;
-use super::block::Block;
 use super::database::Database;
 use super::failpoints::{Step, reach};
 use super::log::TopicLog;
 use super::writer::{Effect, Pass};
+use crate::delivery::block::Block;
 
 /// Runs until the queue of passes is closed and empty.
 pub(super) fn run(shared: &Shared, database: &Database) {

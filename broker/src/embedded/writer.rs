@@ -25,19 +25,16 @@ use crossdock_topics::{
 use rocksdb::WriteBatch;
 use tokio::sync::oneshot;
 
-pub(super) use operations::Operation;
-
 use super::Shared;
-use super::block::Block;
 use super::compactor::{FoundKeys, Rewrite};
 use super::database::Database;
 use super::failpoints::{Step, reach};
 use super::keys;
 use super::log::TopicLog;
-use super::members::Awaited;
-use super::sieve::Sieve;
 use super::sources::MAX_PUBLISHERS;
-use super::subscription::SubscriptionState;
+use crate::delivery::block::Block;
+use crate::delivery::members::Awaited;
+use crate::delivery::{Keep, Operation, Sieve, SubscriptionState};
 
 /// How long the writer sleeps at most before it looks at leases and retention.
 const TICK: Duration = Duration::from_millis(250);
@@ -276,6 +273,22 @@ impl Pass {
             answers: Vec::new(),
             bytes: 0,
         }
+    }
+}
+
+/// What is kept of subscriptions, on its way into a batch.
+struct Groups<'a> {
+    batch: &'a mut WriteBatch,
+    database: &'a Database,
+}
+
+impl Keep for Groups<'_> {
+    fn put(&mut self, key: &[u8], value: &[u8]) {
+        self.batch.put_cf(self.database.family("groups"), key, value);
+    }
+
+    fn delete(&mut self, key: &[u8]) {
+        self.batch.delete_cf(self.database.family("groups"), key);
     }
 }
 
@@ -586,8 +599,10 @@ impl Writer {
             self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
         }
         for subscription in self.persist.drain(..) {
+            let mut groups = Groups { batch: &mut self.batch, database: &self.database };
             let effects = &mut self.pass.effects;
-            result = result.and(subscription.persist(&mut self.batch, &self.database, effects));
+            let awaited = |awaited| effects.push(Effect::Synced(subscription.clone(), awaited));
+            result = result.and(subscription.persist(&mut groups, awaited));
         }
         // Whatever it was that was persisted: what others wait for must get to the disk.
         if !self.pass.effects.is_empty() {

@@ -7,12 +7,12 @@ use crossdock_topics::{
 };
 
 use super::*;
-use crate::embedded::block::{Block, Builder};
+use crate::delivery::block::{Block, Builder};
+use crate::delivery::{READ_BYTES, SubscriptionState};
 use crate::embedded::database::Database;
 use crate::embedded::keys;
-use crate::embedded::log::{READ_BYTES, TopicLog};
+use crate::embedded::log::{TopicLog, load};
 use crate::embedded::segments::Segments;
-use crate::embedded::subscription::SubscriptionState;
 use crate::group::{Group, Place, Rules};
 
 fn log(tail: u64, head: u64) -> Arc<TopicLog> {
@@ -115,7 +115,7 @@ fn blocks_that_come_late_move_no_place() {
     let definition = Subscription::new(name("s"), vec![name("t")]);
     let group = || Group::new(Rules::from(&definition), Place::default().into(), 1);
     let state = Arc::new(SubscriptionState::new(1, definition.clone(), None, 1));
-    state.attach(&log, group());
+    state.attach(&log.feed, group());
     // They were asked for by a group that this one has taken the place of.
     assert!(state.supply(&log, 1000, vec![block(1000..1010).1]).unwrap());
     assert_eq!(state.info().topics[0].next, 0);
@@ -142,11 +142,11 @@ fn damage_on_the_disk_is_named_with_its_place() {
     }
     database.write(batch).unwrap();
     let log = log(10, 0);
-    let told = |offset| log.load(&database, offset, READ_BYTES).unwrap_err().to_string();
+    let told = |offset| load(&log, &database, offset, READ_BYTES).unwrap_err().to_string();
     assert!(told(0).contains("topic t has a hole in its log before offset 4"), "{}", told(0));
     assert!(told(4).contains("lies in another one's place (topic t, at offset 6)"), "{}", told(4));
     assert!(told(9).contains("checksum does not match (topic t, at offset 9)"), "{}", told(9));
     // What retention has dropped from the front is no hole.
-    let blocks = log.load(&database, 3, 0).unwrap();
+    let blocks = load(&log, &database, 3, 0).unwrap();
     assert!(blocks.len() == 1 && blocks[0].range() == (4..6));
 }

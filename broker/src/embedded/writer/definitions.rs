@@ -7,13 +7,11 @@ use crossdock_topics::{
     Timestamp, Topic, TopicName,
 };
 
-use super::{Effect, Writer};
+use super::{Effect, Groups, Writer};
+use crate::delivery::{Feed, Sieve, SubscriptionState, members};
 use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
-use crate::embedded::members;
 use crate::embedded::segments::Segments;
-use crate::embedded::sieve::Sieve;
-use crate::embedded::subscription::SubscriptionState;
 use crate::group::{Group, Place, Rules};
 
 fn json<T: serde::Serialize>(definition: &T) -> Result<bytes::Bytes> {
@@ -164,13 +162,14 @@ impl Writer {
     ) -> Result<()> {
         let offset = self.offset_of(log, start)?;
         let group = Group::new(Rules::from(definition), Place::at(offset).into(), self.shared.token());
-        members::write(state.id, log.id, &group, &[], &mut self.batch, &self.database)?;
+        let mut groups = Groups { batch: &mut self.batch, database: &self.database };
+        members::write(state.id, log.id, &group, &[], &mut groups)?;
         self.require(Durability::Fsync);
-        state.attach(log, group);
+        state.attach(&log.feed, group);
         Ok(())
     }
 
-    fn forget_group(&mut self, state: &SubscriptionState, log: &TopicLog) {
+    fn forget_group(&mut self, state: &SubscriptionState, log: &Feed) {
         self.batch.delete_range_cf(
             self.database.family("groups"),
             keys::group(state.id, log.id).as_slice(),

@@ -3,30 +3,13 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
-use crossdock_topics::{Durability, Error, Result, StartAt, Timestamp, TopicName};
+use crossdock_topics::{Durability, Error, Result, StartAt};
 
 use super::Writer;
+use crate::delivery::{Operation, SubscriptionState};
 use crate::embedded::keys;
 use crate::embedded::log::TopicLog;
-use crate::embedded::subscription::SubscriptionState;
-use crate::group::{Event, Waiting};
-
-/// What is to be done.
-pub(in crate::embedded) enum Operation {
-    /// Nothing is delivered until it is taken back.
-    Pause(bool),
-    /// Everything from there on is delivered, in one topic or in all.
-    Seek { topic: Option<TopicName>, to: StartAt },
-    /// Keys that are parked go on, by the topic and the offset of the message that keeps each so.
-    ReleaseKeys { parked: Vec<(u32, u64, Waiting)>, give_up: bool },
-    /// Dead letters, by topic and offset, are delivered again, each not before its moment.
-    Redrive(Vec<(u32, u64, Timestamp)>),
-    /// Dead letters, by topic and offset, are forgotten.
-    Discard(Vec<(u32, u64)>),
-    /// A dead letter is delivered again as this record.
-    Mend { log: Arc<TopicLog>, offset: u64, record: Bytes },
-}
+use crate::group::Event;
 
 impl Writer {
     /// Carries it out; gives how much there was to do it to.
@@ -53,7 +36,8 @@ impl Writer {
                 self.commit();
                 self.mark(subscription);
                 self.require(Durability::Fsync);
-                let logs = subscription.logs(topic.as_ref());
+                let feeds = subscription.feeds(topic.as_ref());
+                let logs: Vec<_> = feeds.iter().filter_map(|feed| self.topics.get(&feed.name)).collect();
                 if let Some(topic) = topic.filter(|_| logs.is_empty()) {
                     let message = format!("subscription {} does not read topic {topic}", subscription.name);
                     return Err(Error::new(crossdock_topics::ErrorCode::NotFound, message)
@@ -79,9 +63,9 @@ impl Writer {
                 Ok(subscription.revive(events, self.now))
             }
             Operation::Mend { log, offset, record } => {
-                let is_mended = subscription.mend(&log, offset);
+                let is_mended = subscription.mend(log, offset);
                 if is_mended {
-                    let key = keys::message(subscription.id, log.id, keys::MENDED, offset);
+                    let key = keys::message(subscription.id, log, keys::MENDED, offset);
                     self.batch.put_cf(self.database.family("groups"), key, record);
                 }
                 Ok(usize::from(is_mended))

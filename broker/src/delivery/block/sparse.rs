@@ -9,7 +9,7 @@ use super::{Block, END, ENTRY, Found, HEADER, SPARSE, TARGET, damaged, seal, u32
 
 /// What compaction keeps of a stretch of the log, on its way into a block.
 #[derive(Debug)]
-pub(in crate::embedded) struct SparseBuilder {
+pub(crate) struct SparseBuilder {
     first: u64,
     table: Vec<u8>,
     records: Vec<u8>,
@@ -19,18 +19,18 @@ pub(in crate::embedded) struct SparseBuilder {
 
 impl SparseBuilder {
     /// An empty block that stands for the offsets from `first` on.
-    pub(in crate::embedded) fn new(first: u64) -> Self {
+    pub(crate) fn new(first: u64) -> Self {
         Self { first, table: Vec::new(), records: Vec::new(), count: 0, has_ids: false }
     }
 
     /// Whether a message belongs into it. Its offset is counted from the block's first in 32 bits.
-    pub(in crate::embedded) fn has_room(&self, found: &Found) -> bool {
+    pub(crate) fn has_room(&self, found: &Found) -> bool {
         let more = self.records.len() + found.record.size();
         found.offset - self.first < u64::from(u32::MAX) && (self.count == 0 || more <= TARGET)
     }
 
     /// Adds a message for which there is room, and whose offset is larger than those before.
-    pub(in crate::embedded) fn push(&mut self, found: &Found) {
+    pub(crate) fn push(&mut self, found: &Found) {
         let delta = u32::try_from(found.offset - self.first).unwrap_or(u32::MAX);
         self.table.extend_from_slice(&delta.to_le_bytes());
         self.table.extend_from_slice(&found.time.0.to_le_bytes());
@@ -45,7 +45,7 @@ impl SparseBuilder {
     ///
     /// # Errors
     /// When it could not be read again.
-    pub(in crate::embedded) fn finish(self, end: u64, time: Timestamp) -> Result<(Bytes, Arc<Block>), Error> {
+    pub(crate) fn finish(self, end: u64, time: Timestamp) -> Result<(Bytes, Arc<Block>), Error> {
         let mut bytes = Vec::with_capacity(HEADER + END + self.table.len() + self.records.len());
         bytes.resize(HEADER, 0);
         bytes.extend_from_slice(&end.to_le_bytes());

@@ -61,7 +61,7 @@ const REFUSED: &[&str] = &[
 ];
 
 /// A filter, ready to be asked.
-pub(super) struct Sieve {
+pub(crate) struct Sieve {
     filter: Filter,
     program: Option<jaq_core::Filter<Fueled>>,
 }
@@ -71,7 +71,7 @@ impl Sieve {
     ///
     /// # Errors
     /// `InvalidArgument` naming the place in the program.
-    pub(super) fn compile(filter: &Filter) -> Result<Self, Error> {
+    pub(crate) fn compile(filter: &Filter) -> Result<Self, Error> {
         let Some(code) = filter.jq.clone() else {
             return Ok(Self { filter: filter.clone(), program: None });
         };
@@ -80,18 +80,18 @@ impl Sieve {
     }
 
     /// Whether the message has the headers that are asked for.
-    pub(super) fn has_headers(&self, record: &Record) -> bool {
+    pub(crate) fn has_headers(&self, record: &Record) -> bool {
         self.filter.has_headers(record)
     }
 
     /// Whether there is a program to be asked as well.
-    pub(super) fn has_program(&self) -> bool {
+    pub(crate) fn has_program(&self) -> bool {
         self.program.is_some()
     }
 
     /// Asks the program about messages in turn; gives the first verdicts, at least one. For a thread of
     /// [`on_a_thread`]'s kind.
-    pub(super) fn judge(&self, records: &[(u64, Record)]) -> Vec<(u64, bool)> {
+    pub(crate) fn judge(&self, records: &[(u64, Record)]) -> Vec<(u64, bool)> {
         let until = Instant::now() + BATCH_TIME;
         let mut verdicts = Vec::with_capacity(records.len());
         for (offset, record) in records {
@@ -136,7 +136,7 @@ fn on_a_thread<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> R
 }
 
 /// Starts something on a thread with a deep stack.
-pub(super) fn spawn<T: Send + 'static>(
+pub(crate) fn spawn<T: Send + 'static>(
     run: impl FnOnce() -> T + Send + 'static,
 ) -> Result<std::thread::JoinHandle<T>, Error> {
     let thread = std::thread::Builder::new().name("broker-filter".into()).stack_size(STACK);

@@ -37,10 +37,10 @@ use bytes::Bytes;
 use crossdock_topics::record::packed;
 use crossdock_topics::{Error, Record, Timestamp};
 
-pub(super) use sparse::SparseBuilder;
+pub(crate) use sparse::SparseBuilder;
 
 /// Records beyond this many bytes go to another block.
-pub(super) const TARGET: usize = 1024 * 1024;
+pub(crate) const TARGET: usize = 1024 * 1024;
 
 const HEADER: usize = 32;
 /// What a block in memory takes beside its records, about: itself, its owners' counts, its places in queues.
@@ -54,7 +54,7 @@ const ENTRY: usize = 12;
 
 /// A block in memory. Its records are slices of one allocation.
 #[derive(Debug)]
-pub(super) struct Block {
+pub(crate) struct Block {
     first: u64,
     end: u64,
     count: u32,
@@ -67,25 +67,25 @@ pub(super) struct Block {
 
 /// A place in a block: which message, and where its record starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Cursor {
+pub(crate) struct Cursor {
     index: u32,
     at: usize,
 }
 
 /// A message found in a block.
 #[derive(Clone, Debug)]
-pub(super) struct Found {
-    pub(super) offset: u64,
+pub(crate) struct Found {
+    pub(crate) offset: u64,
     /// When it was stored.
-    pub(super) time: Timestamp,
-    pub(super) record: Record,
+    pub(crate) time: Timestamp,
+    pub(crate) record: Record,
     /// The place after it.
-    pub(super) after: Cursor,
+    pub(crate) after: Cursor,
 }
 
 impl Block {
     /// Reads a block that came from the disk.
-    pub(super) fn decode(value: &Bytes) -> Result<Arc<Self>, Error> {
+    pub(crate) fn decode(value: &Bytes) -> Result<Arc<Self>, Error> {
         if value.len() <= HEADER {
             return Err(damaged("it is cut off"));
         }
@@ -111,37 +111,37 @@ impl Block {
     }
 
     /// The offsets it stands for. Some may be missing.
-    pub(super) fn range(&self) -> Range<u64> {
+    pub(crate) fn range(&self) -> Range<u64> {
         self.first..self.end
     }
 
     /// How many messages it holds.
-    pub(super) fn count(&self) -> u32 {
+    pub(crate) fn count(&self) -> u32 {
         self.count
     }
 
     /// When its newest message was stored.
-    pub(super) fn time(&self) -> Timestamp {
+    pub(crate) fn time(&self) -> Timestamp {
         self.time
     }
 
     /// Whether each message has its own time, and offsets may be missing.
-    pub(super) fn is_sparse(&self) -> bool {
+    pub(crate) fn is_sparse(&self) -> bool {
         self.table.is_some()
     }
 
     /// Whether a message in it has an id.
-    pub(super) fn has_ids(&self) -> bool {
+    pub(crate) fn has_ids(&self) -> bool {
         self.has_ids
     }
 
     /// The bytes of its records.
-    pub(super) fn size(&self) -> usize {
+    pub(crate) fn size(&self) -> usize {
         self.records.len()
     }
 
     /// The memory it takes: a block of a few bytes costs more than those.
-    pub(super) fn memory(&self) -> usize {
+    pub(crate) fn memory(&self) -> usize {
         self.records.len() + self.table.as_ref().map_or(0, Bytes::len) + OVERHEAD
     }
 
@@ -157,7 +157,7 @@ impl Block {
     }
 
     /// The messages' ids, with their offsets and times.
-    pub(super) fn ids(&self) -> impl Iterator<Item = (u64, Timestamp, &[u8])> {
+    pub(crate) fn ids(&self) -> impl Iterator<Item = (u64, Timestamp, &[u8])> {
         (0..self.count).zip(packed(&self.records)).filter_map(|(index, record)| {
             let id = record.id()?;
             let (offset, time) = self.entry(index);
@@ -166,7 +166,7 @@ impl Block {
     }
 
     /// The place of the first message at or after `offset`. Walks over the records before it.
-    pub(super) fn seek(&self, offset: u64) -> Option<Cursor> {
+    pub(crate) fn seek(&self, offset: u64) -> Option<Cursor> {
         let index = match &self.table {
             None => offset.saturating_sub(self.first),
             Some(table) => {
@@ -184,7 +184,7 @@ impl Block {
     }
 
     /// The message at a place.
-    pub(super) fn next(&self, place: Cursor) -> Option<Found> {
+    pub(crate) fn next(&self, place: Cursor) -> Option<Found> {
         if place.index >= self.count {
             return None;
         }
@@ -194,7 +194,7 @@ impl Block {
     }
 
     /// The messages, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = Found> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = Found> {
         let mut place = Cursor { index: 0, at: 0 };
         std::iter::from_fn(move || {
             let found = self.next(place)?;
@@ -204,14 +204,14 @@ impl Block {
     }
 
     /// The message of one offset.
-    pub(super) fn find(&self, offset: u64) -> Option<Found> {
+    pub(crate) fn find(&self, offset: u64) -> Option<Found> {
         self.next(self.seek(offset)?).filter(|found| found.offset == offset)
     }
 }
 
 /// A block that is being filled.
 #[derive(Debug)]
-pub(super) struct Builder {
+pub(crate) struct Builder {
     bytes: Vec<u8>,
     first: u64,
     count: u32,
@@ -220,31 +220,31 @@ pub(super) struct Builder {
 
 impl Builder {
     /// An empty block that begins at `first`, with room for records of `capacity` bytes.
-    pub(super) fn new(first: u64, capacity: usize) -> Self {
+    pub(crate) fn new(first: u64, capacity: usize) -> Self {
         let mut bytes = Vec::with_capacity(HEADER + capacity);
         bytes.resize(HEADER, 0);
         Self { bytes, first, count: 0, has_ids: false }
     }
 
     /// Whether it holds nothing yet.
-    pub(super) fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.count == 0
     }
 
     /// Whether records of `more` bytes belong into it.
-    pub(super) fn has_room(&self, more: usize) -> bool {
+    pub(crate) fn has_room(&self, more: usize) -> bool {
         self.is_empty() || self.bytes.len() + more <= HEADER + TARGET
     }
 
     /// Appends packed records.
-    pub(super) fn push(&mut self, records: &[u8], count: u32, has_ids: bool) {
+    pub(crate) fn push(&mut self, records: &[u8], count: u32, has_ids: bool) {
         self.bytes.extend_from_slice(records);
         self.count += count;
         self.has_ids |= has_ids;
     }
 
     /// Closes the block: its value for the log, and the block, which share their bytes.
-    pub(super) fn finish(mut self, time: Timestamp) -> (Bytes, Arc<Block>) {
+    pub(crate) fn finish(mut self, time: Timestamp) -> (Bytes, Arc<Block>) {
         seal(&mut self.bytes, DENSE, self.first, self.count, self.has_ids, time);
         // It stays in memory for a while: without the room that it grew into.
         self.bytes.shrink_to_fit();

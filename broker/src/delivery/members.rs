@@ -10,25 +10,23 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crossdock_topics::Timestamp;
 use parking_lot::Mutex;
-use rocksdb::WriteBatch;
 
-use super::database::Database;
-use super::keys;
-use super::log::TopicLog;
+use super::feed::Feed;
 use super::reader::Reader;
+use super::{Keep, keys};
 use crate::group::{Action, Event, Group};
 use crossdock_topics::Error;
 
 /// One topic of a subscription.
-pub(super) struct Member {
-    pub(super) log: Arc<TopicLog>,
-    pub(super) group: Group,
-    pub(super) reader: Reader,
+pub(crate) struct Member {
+    pub(crate) log: Arc<Feed>,
+    pub(crate) group: Group,
+    pub(crate) reader: Reader,
     /// Changes that are to be persisted with the next write.
-    pub(super) pending: Vec<Action>,
-    pub(super) listed: Arc<Listed>,
+    pub(crate) pending: Vec<Action>,
+    pub(crate) listed: Arc<Listed>,
     /// Dead letters, and messages that were ones, in whose place something else is delivered.
-    pub(super) mended: BTreeSet<u64>,
+    pub(crate) mended: BTreeSet<u64>,
     /// Whether events that were taken in have had consequences.
     has_changed: bool,
     /// Whether it is among those to be persisted.
@@ -40,57 +38,57 @@ pub(super) struct Member {
 }
 
 /// What becomes true of a topic's group when what was persisted is durable.
-pub(super) struct Awaited {
+pub(crate) struct Awaited {
     /// Of the very group that was persisted: the topic may have been left and found again since.
     listed: Arc<Listed>,
     number: u64,
 }
 
 /// Whether a topic is among those that may have something to take.
-pub(super) struct Listed {
+pub(crate) struct Listed {
     topic: u32,
     is_listed: AtomicBool,
 }
 
 /// The topics that may have something to take, each once, in the order in which they are to be looked at.
 #[derive(Default)]
-pub(super) struct Listing(Mutex<VecDeque<u32>>);
+pub(crate) struct Listing(Mutex<VecDeque<u32>>);
 
 impl Listing {
     /// Lists a topic, if it is not.
-    pub(super) fn list(&self, listed: &Listed) {
+    pub(crate) fn list(&self, listed: &Listed) {
         if !listed.is_listed.swap(true, Ordering::AcqRel) {
             self.0.lock().push_back(listed.topic);
         }
     }
 
     /// Lists a topic before all others.
-    pub(super) fn list_first(&self, listed: &Listed) {
+    pub(crate) fn list_first(&self, listed: &Listed) {
         if !listed.is_listed.swap(true, Ordering::AcqRel) {
             self.0.lock().push_front(listed.topic);
         }
     }
 
-    pub(super) fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         self.0.lock().len()
     }
 
     /// The next one, which is no longer listed once it has been [`Listed::clear`]ed.
-    pub(super) fn pop(&self) -> Option<u32> {
+    pub(crate) fn pop(&self) -> Option<u32> {
         self.0.lock().pop_front()
     }
 }
 
 impl Listed {
     /// From now on it can be listed again. Whoever lists it after this was not seen before it.
-    pub(super) fn clear(&self) {
+    pub(crate) fn clear(&self) {
         self.is_listed.swap(false, Ordering::AcqRel);
     }
 }
 
 /// All topics of a subscription, by number.
 #[derive(Default)]
-pub(super) struct Members {
+pub(crate) struct Members {
     all: BTreeMap<u32, Member>,
     timers: BTreeSet<(Timestamp, u32)>,
     dirty: Vec<u32>,
@@ -98,7 +96,7 @@ pub(super) struct Members {
 }
 
 impl Members {
-    pub(super) fn insert(&mut self, log: Arc<TopicLog>, group: Group) -> Arc<Listed> {
+    pub(crate) fn insert(&mut self, log: Arc<Feed>, group: Group) -> Arc<Listed> {
         let id = log.id;
         let listed = Arc::new(Listed { topic: id, is_listed: AtomicBool::new(false) });
         let (reader, pending) = (Reader::default(), Vec::new());
@@ -119,7 +117,7 @@ impl Members {
         listed
     }
 
-    pub(super) fn remove(&mut self, id: u32) -> Option<Member> {
+    pub(crate) fn remove(&mut self, id: u32) -> Option<Member> {
         let member = self.all.remove(&id)?;
         if let Some(timer) = member.timer {
             self.timers.remove(&(timer, id));
@@ -127,32 +125,32 @@ impl Members {
         Some(member)
     }
 
-    pub(super) fn get(&self, id: u32) -> Option<&Member> {
+    pub(crate) fn get(&self, id: u32) -> Option<&Member> {
         self.all.get(&id)
     }
 
     /// Whoever changes the group through this calls [`Members::look_back`] afterwards.
-    pub(super) fn get_mut(&mut self, id: u32) -> Option<&mut Member> {
+    pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Member> {
         self.all.get_mut(&id)
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = &Member> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
         self.all.values()
     }
 
-    pub(super) fn ids(&self) -> Vec<u32> {
+    pub(crate) fn ids(&self) -> Vec<u32> {
         self.all.keys().copied().collect()
     }
 
     /// An event for one topic's group; gives whether it meant something that is there.
-    pub(super) fn apply(&mut self, id: u32, event: Event<'_>, now: Timestamp, listing: &Listing) -> bool {
+    pub(crate) fn apply(&mut self, id: u32, event: Event<'_>, now: Timestamp, listing: &Listing) -> bool {
         let held = self.absorb(id, event, now);
         self.conclude(id, listing);
         held
     }
 
     /// The same for one of several events; [`Members::conclude`] follows the last one of the topic.
-    pub(super) fn absorb(&mut self, id: u32, event: Event<'_>, now: Timestamp) -> bool {
+    pub(crate) fn absorb(&mut self, id: u32, event: Event<'_>, now: Timestamp) -> bool {
         let Some(member) = self.all.get_mut(&id) else { return false };
         member.group.apply(event, now, &mut self.actions);
         member.has_changed |= !self.actions.is_empty();
@@ -168,7 +166,7 @@ impl Members {
     }
 
     /// Lists a topic whose group has changed, and notes what that has brought.
-    pub(super) fn conclude(&mut self, id: u32, listing: &Listing) {
+    pub(crate) fn conclude(&mut self, id: u32, listing: &Listing) {
         let Some(member) = self.all.get_mut(&id) else { return };
         if std::mem::take(&mut member.has_changed) {
             listing.list(&member.listed);
@@ -177,7 +175,7 @@ impl Members {
     }
 
     /// Notes what a change of a group has brought: something to persist, another moment to wake at.
-    pub(super) fn look_back(&mut self, id: u32) {
+    pub(crate) fn look_back(&mut self, id: u32) {
         let Some(member) = self.all.get_mut(&id) else { return };
         if !member.dirty && !member.pending.is_empty() {
             member.dirty = true;
@@ -195,7 +193,7 @@ impl Members {
     }
 
     /// Lets time pass for those topics to which it matters.
-    pub(super) fn tick(&mut self, now: Timestamp, listing: &Listing) {
+    pub(crate) fn tick(&mut self, now: Timestamp, listing: &Listing) {
         if self.timers.first().is_none_or(|(at, _)| *at > now) {
             return;
         }
@@ -206,27 +204,27 @@ impl Members {
     }
 
     /// When something becomes deliverable by itself next.
-    pub(super) fn wakes_at(&self) -> Option<Timestamp> {
+    pub(crate) fn wakes_at(&self) -> Option<Timestamp> {
         self.timers.first().map(|(at, _)| *at)
     }
 
     /// Whether there is something to persist.
-    pub(super) fn is_dirty(&self) -> bool {
+    pub(crate) fn is_dirty(&self) -> bool {
         !self.dirty.is_empty()
     }
 
-    /// Adds all that is to be persisted to a batch; tells `awaited` what must be [`Members::synced`] when it is durable.
-    pub(super) fn persist(
+    /// Adds all that is to be persisted to what is kept; tells `awaited` what must be [`Members::synced`] when it is
+    /// durable.
+    pub(crate) fn persist(
         &mut self,
         subscription: u32,
-        batch: &mut WriteBatch,
-        database: &Database,
+        kept: &mut impl Keep,
         mut awaited: impl FnMut(Awaited),
     ) -> Result<(), Error> {
         for id in self.dirty.drain(..) {
             let Some(member) = self.all.get_mut(&id) else { continue };
             member.dirty = false;
-            write(subscription, id, &member.group, &member.pending, batch, database)?;
+            write(subscription, id, &member.group, &member.pending, kept)?;
             if let Some(number) = member.group.awaited().filter(|number| *number > member.written) {
                 member.written = number;
                 awaited(Awaited { listed: member.listed.clone(), number });
@@ -238,8 +236,7 @@ impl Members {
                     && member.group.is_settled(offset)
                 {
                     member.mended.remove(&offset);
-                    let key = keys::message(subscription, id, keys::MENDED, offset);
-                    batch.delete_cf(database.family("groups"), key);
+                    kept.delete(&keys::message(subscription, id, keys::MENDED, offset));
                 }
             }
         }
@@ -247,7 +244,7 @@ impl Members {
     }
 
     /// What was persisted is durable.
-    pub(super) fn synced(&mut self, awaited: &Awaited, now: Timestamp, listing: &Listing) {
+    pub(crate) fn synced(&mut self, awaited: &Awaited, now: Timestamp, listing: &Listing) {
         let id = awaited.listed.topic;
         if self.all.get(&id).is_some_and(|member| Arc::ptr_eq(&member.listed, &awaited.listed)) {
             self.apply(id, Event::Synced(awaited.number), now, listing);
@@ -255,28 +252,26 @@ impl Members {
     }
 }
 
-/// Adds a group's changes to a batch, and its place, which they always come with.
-pub(super) fn write(
+/// Adds a group's changes to what is kept, and its place, which they always come with.
+pub(crate) fn write(
     subscription: u32,
     topic: u32,
     group: &Group,
     actions: &[Action],
-    batch: &mut WriteBatch,
-    database: &Database,
+    kept: &mut impl Keep,
 ) -> Result<(), Error> {
-    let family = database.family("groups");
     let key = |kind, offset| keys::message(subscription, topic, kind, offset);
     for action in actions {
         match action {
             Action::Record { offset, waiting } => {
-                batch.put_cf(family, key(keys::WAITING, *offset), waiting.encode()?);
+                kept.put(&key(keys::WAITING, *offset), &waiting.encode()?);
             }
-            Action::Erase(offset) => batch.delete_cf(family, key(keys::WAITING, *offset)),
-            Action::Bury { offset, dead } => batch.put_cf(family, key(keys::DEAD, *offset), dead.encode()?),
-            Action::Exhume(offset) => batch.delete_cf(family, key(keys::DEAD, *offset)),
+            Action::Erase(offset) => kept.delete(&key(keys::WAITING, *offset)),
+            Action::Bury { offset, dead } => kept.put(&key(keys::DEAD, *offset), &dead.encode()?),
+            Action::Exhume(offset) => kept.delete(&key(keys::DEAD, *offset)),
             Action::Deliver { .. } | Action::Place | Action::Stale | Action::Available => {}
         }
     }
-    batch.put_cf(family, keys::place(subscription, topic), group.encoded_place());
+    kept.put(&keys::place(subscription, topic), &group.encoded_place());
     Ok(())
 }

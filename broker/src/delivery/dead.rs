@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use crossdock_topics::{
-    DeadLetter, DeadLetterFilter, Error, ErrorCode, Message, Record, Redrive, Result, Selection,
-    SubscriptionName, Timestamp, TopicName,
+    DeadLetter, DeadLetterFilter, Error, ErrorCode, Message, Record, Redrive, Result, Selection, Timestamp,
+    TopicName,
 };
 
-use super::log::TopicLog;
+use super::feed::Feed;
+use super::fetch::look_up;
 use super::subscription::SubscriptionState;
-use super::writer::Operation;
-use super::{Shared, keys};
+use super::{Engine, LONGEST_WAIT, Operation, keys};
 use crate::group::Dead;
 
 /// So many are looked at, or done something to, at one time.
@@ -30,36 +30,36 @@ enum Fate {
     Discard,
 }
 
-impl Shared {
+impl SubscriptionState {
     /// The dead letters after a place.
-    pub(super) async fn dead_letters(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
+    pub(crate) async fn dead_letters(
+        &self,
+        engine: &impl Engine,
         after: Option<&(TopicName, u64)>,
         max: usize,
     ) -> Result<Vec<DeadLetter>> {
         let mut letters = Vec::new();
-        for (log, offset) in state.dead(after, max) {
-            letters.extend(self.dead_letter(state, &log, offset, true).await?);
+        for (log, offset) in self.dead(after, max) {
+            letters.extend(self.dead_letter(engine, &log, offset, true).await?);
         }
         Ok(letters)
     }
 
     /// One dead letter, if it still is one. Its message costs a look into the log.
     async fn dead_letter(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
-        log: &Arc<TopicLog>,
+        &self,
+        engine: &impl Engine,
+        log: &Arc<Feed>,
         offset: u64,
         with_message: bool,
     ) -> Result<Option<DeadLetter>> {
-        let key = keys::message(state.id, log.id, keys::DEAD, offset);
+        let key = keys::message(self.id, log.id, keys::DEAD, offset);
         // Given up this very moment: the next listing has it.
-        let Some(bytes) = self.database()?.get("groups", &key)? else { return Ok(None) };
+        let Some(bytes) = engine.kept(self, &key)? else { return Ok(None) };
         let dead = Dead::decode(&bytes)?;
-        let mut message = if with_message { self.look_up(log, offset).await? } else { None };
+        let mut message = if with_message { look_up(engine, log, offset).await? } else { None };
         if let Some((_, record)) = &mut message
-            && let Some(mended) = self.mended(state, log, offset)?
+            && let Some(mended) = self.mended(engine, log, offset)?
         {
             *record = mended;
         }
@@ -76,55 +76,45 @@ impl Shared {
     }
 
     /// What a subscription is given in the place of a message, if that was mended.
-    pub(super) fn mended(
-        &self,
-        state: &SubscriptionState,
-        log: &TopicLog,
-        offset: u64,
-    ) -> Result<Option<Record>> {
-        if !state.is_mended(log, offset) {
+    pub(crate) fn mended(&self, engine: &impl Engine, log: &Feed, offset: u64) -> Result<Option<Record>> {
+        if !self.is_mended(log, offset) {
             return Ok(None);
         }
-        let bytes = self.database()?.get("groups", &keys::message(state.id, log.id, keys::MENDED, offset))?;
+        let bytes = engine.kept(self, &keys::message(self.id, log.id, keys::MENDED, offset))?;
         bytes.map(|bytes| Record::from_packed(bytes.into())).transpose()
     }
 
-    pub(super) async fn redrive(
-        self: &Arc<Self>,
-        name: &SubscriptionName,
-        redrive: Redrive,
-    ) -> Result<usize> {
+    pub(crate) async fn redrive(self: &Arc<Self>, engine: &impl Engine, redrive: Redrive) -> Result<usize> {
         redrive.check()?;
         let fate = match redrive.dry_run {
             true => Fate::Count,
-            false => Fate::Redrive { from: self.clock.now(), rate: redrive.rate },
+            false => Fate::Redrive { from: engine.now(), rate: redrive.rate },
         };
-        self.each_dead(name, redrive.selection, fate).await
+        self.each_dead(engine, redrive.selection, fate).await
     }
 
-    pub(super) async fn discard(
+    pub(crate) async fn discard(
         self: &Arc<Self>,
-        name: &SubscriptionName,
+        engine: &impl Engine,
         selection: Selection,
         dry_run: bool,
     ) -> Result<usize> {
-        self.each_dead(name, selection, if dry_run { Fate::Count } else { Fate::Discard }).await
+        self.each_dead(engine, selection, if dry_run { Fate::Count } else { Fate::Discard }).await
     }
 
     /// Does the same to all dead letters that are chosen; gives how many.
     async fn each_dead(
         self: &Arc<Self>,
-        name: &SubscriptionName,
+        engine: &impl Engine,
         selection: Selection,
         fate: Fate,
     ) -> Result<usize> {
-        self.check_open()?;
-        let state = self.subscription(name)?;
+        engine.check_open()?;
         let filter = match selection {
             Selection::These(these) => {
                 let mut done = 0;
-                for page in state.dead_among(&these).chunks(PAGE) {
-                    done += self.carry_out(name, page, done, fate).await?;
+                for page in self.dead_among(&these).chunks(PAGE) {
+                    done += self.carry_out(engine, page, done, fate).await?;
                 }
                 return Ok(done);
             }
@@ -132,10 +122,10 @@ impl Shared {
             Selection::Matching(filter) => Some(filter),
         };
         // Those that become dead letters meanwhile are left for another time: this comes to an end.
-        let (mut left, mut done) = (state.count_dead(), 0);
+        let (mut left, mut done) = (self.count_dead(), 0);
         let mut after: Option<(TopicName, u64)> = None;
         while left > 0 {
-            let page = state.dead(after.as_ref(), PAGE.min(left));
+            let page = self.dead(after.as_ref(), PAGE.min(left));
             let Some((log, offset)) = page.last() else { break };
             after = Some((log.name.clone(), *offset));
             left -= page.len();
@@ -143,21 +133,21 @@ impl Shared {
             for (log, offset) in page {
                 let is_meant = match &filter {
                     None => true,
-                    Some(filter) => self.is_meant(&state, &log, offset, filter).await?,
+                    Some(filter) => self.is_meant(engine, &log, offset, filter).await?,
                 };
                 if is_meant {
                     chosen.push((log.id, offset));
                 }
             }
-            done += self.carry_out(name, &chosen, done, fate).await?;
+            done += self.carry_out(engine, &chosen, done, fate).await?;
         }
         Ok(done)
     }
 
     async fn is_meant(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
-        log: &Arc<TopicLog>,
+        &self,
+        engine: &impl Engine,
+        log: &Arc<Feed>,
         offset: u64,
         filter: &DeadLetterFilter,
     ) -> Result<bool> {
@@ -165,14 +155,14 @@ impl Shared {
             return Ok(false);
         }
         let with_message = filter.key.is_some() || !filter.headers.is_empty();
-        let letter = self.dead_letter(state, log, offset, with_message).await?;
+        let letter = self.dead_letter(engine, log, offset, with_message).await?;
         Ok(letter.is_some_and(|letter| filter.matches(&letter)))
     }
 
     /// Does it to a page of them, by log and offset, of which so many came before.
     async fn carry_out(
-        &self,
-        name: &SubscriptionName,
+        self: &Arc<Self>,
+        engine: &impl Engine,
         page: &[(u32, u64)],
         before: usize,
         fate: Fate,
@@ -187,27 +177,27 @@ impl Shared {
                     #[allow(clippy::cast_precision_loss)] // there are never that many
                     Some(rate) => {
                         let wait = std::time::Duration::try_from_secs_f64((before + index) as f64 / rate);
-                        from.after(wait.unwrap_or(super::LONGEST_WAIT))
+                        from.after(wait.unwrap_or(LONGEST_WAIT))
                     }
                 };
                 let page = page.iter().enumerate();
                 Operation::Redrive(page.map(|(index, (log, offset))| (*log, *offset, due(index))).collect())
             }
         };
-        self.operate(name, operation).await
+        engine.operate(self, operation).await
     }
 
-    /// Gives a subscription something else in the place of a dead letter's message.
-    pub(super) async fn mend(
-        &self,
-        name: &SubscriptionName,
-        topic: &TopicName,
+    /// Gives it something else in the place of a dead letter's message, of a topic that takes payloads of `limit` bytes.
+    pub(crate) async fn mend_letter(
+        self: &Arc<Self>,
+        engine: &impl Engine,
+        feed: &Feed,
+        limit: usize,
         offset: u64,
         message: &Message,
     ) -> Result<()> {
-        let record = Record::of(message)?;
-        let log = self.topic(topic)?;
-        let limit = log.definition().0.max_message_bytes;
+        engine.check_open()?;
+        let (record, topic) = (Record::of(message)?, &feed.name);
         if message.payload.len() > limit {
             return Err(Error::new(
                 ErrorCode::TooLarge,
@@ -219,9 +209,11 @@ impl Shared {
             .hint("make it smaller, or raise the topic's max_message_bytes"));
         }
         let record: Bytes = record.as_bytes().clone();
-        match self.operate(name, Operation::Mend { log, offset, record }).await? {
-            0 => Err(Error::not_found("dead letter", format!("{topic}/{offset} of subscription {name}"))
-                .hint("list them with `crossdock dlq ls`")),
+        match engine.operate(self, Operation::Mend { log: feed.id, offset, record }).await? {
+            0 => {
+                let place = format!("{topic}/{offset} of subscription {}", self.name);
+                Err(Error::not_found("dead letter", place).hint("list them with `crossdock dlq ls`"))
+            }
             _ => Ok(()),
         }
     }

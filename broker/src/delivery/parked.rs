@@ -4,17 +4,18 @@ use std::sync::Arc;
 
 use crossdock_topics::{Error, ParkedKey, Record, Result, Timestamp};
 
-use super::log::TopicLog;
+use super::feed::Feed;
+use super::fetch::look_up;
 use super::subscription::SubscriptionState;
-use super::{Shared, keys};
+use super::{Engine, keys};
 use crate::group::{KeyHash, Waiting};
 
 /// A message that keeps its key parked.
-pub(super) struct Parked {
-    pub(super) log: Arc<TopicLog>,
-    pub(super) offset: u64,
+pub(crate) struct Parked {
+    pub(crate) log: Arc<Feed>,
+    pub(crate) offset: u64,
     /// How many messages wait behind it.
-    pub(super) behind: usize,
+    pub(crate) behind: usize,
 }
 
 /// The same with what is on the disk.
@@ -25,16 +26,12 @@ struct Known {
     record: Record,
 }
 
-impl Shared {
+impl SubscriptionState {
     /// The keys that are parked, by topic and offset, at most `max`.
-    pub(super) async fn parked_keys(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
-        max: usize,
-    ) -> Result<Vec<ParkedKey>> {
+    pub(crate) async fn parked_keys(&self, engine: &impl Engine, max: usize) -> Result<Vec<ParkedKey>> {
         let mut found = Vec::new();
-        for parked in state.parked(None, max) {
-            let Some(Known { parked, waiting, since, record }) = self.known(state, parked).await? else {
+        for parked in self.parked(None, max) {
+            let Some(Known { parked, waiting, since, record }) = self.known(engine, parked).await? else {
                 continue;
             };
             found.push(ParkedKey {
@@ -52,15 +49,15 @@ impl Shared {
     }
 
     /// Where exactly this key is parked, and what is known of the message that keeps it so.
-    pub(super) async fn where_parked(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
+    pub(crate) async fn where_parked(
+        &self,
+        engine: &impl Engine,
         key: &str,
     ) -> Result<Vec<(u32, u64, Waiting)>> {
         let mut found = Vec::new();
-        for parked in state.parked(Some(KeyHash::of(key)), usize::MAX) {
+        for parked in self.parked(Some(KeyHash::of(key)), usize::MAX) {
             // Another key may have the same hash.
-            if let Some(known) = self.known(state, parked).await?.filter(|k| k.record.key() == Some(key)) {
+            if let Some(known) = self.known(engine, parked).await?.filter(|k| k.record.key() == Some(key)) {
                 found.push((known.parked.log.id, known.parked.offset, known.waiting));
             }
         }
@@ -68,23 +65,17 @@ impl Shared {
     }
 
     /// Nothing when it was parked, or let go on, this very moment.
-    async fn known(
-        self: &Arc<Self>,
-        state: &SubscriptionState,
-        parked: Parked,
-    ) -> Result<Option<Known>, Error> {
-        let key = keys::message(state.id, parked.log.id, keys::WAITING, parked.offset);
-        let Some(bytes) = self.database()?.get("groups", &key)? else { return Ok(None) };
+    async fn known(&self, engine: &impl Engine, parked: Parked) -> Result<Option<Known>, Error> {
+        let key = keys::message(self.id, parked.log.id, keys::WAITING, parked.offset);
+        let Some(bytes) = engine.kept(self, &key)? else { return Ok(None) };
         let waiting = Waiting::decode(&bytes)?;
         let Some(since) = waiting.parked.map(|since| since.0) else { return Ok(None) };
-        let found = self.look_up(&parked.log, parked.offset).await?;
+        let found = look_up(engine, &parked.log, parked.offset).await?;
         Ok(found.map(|(_, record)| Known { parked, waiting, since, record }))
     }
-}
 
-impl SubscriptionState {
     /// The messages that keep keys parked, or those that keep this one, by topic and offset, at most `max`.
-    pub(super) fn parked(&self, key: Option<KeyHash>, max: usize) -> Vec<Parked> {
+    pub(crate) fn parked(&self, key: Option<KeyHash>, max: usize) -> Vec<Parked> {
         let inner = self.inner.lock();
         let mut members: Vec<_> = inner.members.iter().collect();
         members.sort_by(|a, b| a.log.name.cmp(&b.log.name));

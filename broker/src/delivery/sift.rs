@@ -10,7 +10,7 @@ use std::time::Duration;
 use crossdock_topics::{Error, Record};
 use tokio::sync::oneshot;
 
-use super::log::TopicLog;
+use super::feed::Feed;
 use super::reader::Peeked;
 use super::sieve::{self, Sieve};
 use super::subscription::SubscriptionState;
@@ -19,11 +19,11 @@ use super::subscription::SubscriptionState;
 const BATCH: usize = 1024;
 /// A fetch waits so long for verdicts, even one that does not wait for messages; then it waits for them like for
 /// messages.
-pub(super) const PATIENCE: Duration = Duration::from_secs(1);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(1);
 
 /// What is known of the messages that come next.
 #[derive(Default)]
-pub(super) struct Verdicts {
+pub(crate) struct Verdicts {
     /// Whether each passes, in order.
     known: VecDeque<(u64, bool)>,
     /// Whether some are being judged.
@@ -31,16 +31,16 @@ pub(super) struct Verdicts {
 }
 
 /// Messages that are to be judged.
-pub(super) struct Unjudged {
-    pub(super) log: Arc<TopicLog>,
-    pub(super) sieve: Arc<Sieve>,
-    pub(super) records: Vec<(u64, Record)>,
+pub(crate) struct Unjudged {
+    pub(crate) log: Arc<Feed>,
+    pub(crate) sieve: Arc<Sieve>,
+    pub(crate) records: Vec<(u64, Record)>,
 }
 
 impl Verdicts {
     /// Marks what was read by what is known, and cuts it off where nothing is known; gives the messages to be judged
     /// when that is so from the first one on.
-    pub(super) fn apply(&mut self, peeked: &mut Peeked) -> Vec<(u64, Record)> {
+    pub(crate) fn apply(&mut self, peeked: &mut Peeked) -> Vec<(u64, Record)> {
         let Some(first) = peeked.fresh.first().map(|message| message.offset) else { return Vec::new() };
         while self.known.front().is_some_and(|(offset, _)| *offset < first) {
             self.known.pop_front();
@@ -73,16 +73,16 @@ impl Verdicts {
     }
 
     /// So many messages are worth reading: a batch to be judged, or some of those that have been.
-    pub(super) fn worth_reading(&self) -> usize {
+    pub(crate) fn worth_reading(&self) -> usize {
         if self.known.is_empty() { BATCH } else { BATCH / 16 }
     }
 
-    pub(super) fn is_judging(&self) -> bool {
+    pub(crate) fn is_judging(&self) -> bool {
         self.is_judging
     }
 
     /// Gives whether nobody else judges, from now on whoever asked does.
-    pub(super) fn begin(&mut self) -> bool {
+    pub(crate) fn begin(&mut self) -> bool {
         !std::mem::replace(&mut self.is_judging, true)
     }
 }
@@ -124,7 +124,7 @@ impl Drop for Judging {
 
 /// Has messages judged; the future says when it is done. A program goes on by itself until its fuel is used up, and
 /// whoever waits for messages is woken then.
-pub(super) fn judge(
+pub(crate) fn judge(
     state: &Arc<SubscriptionState>,
     unjudged: Unjudged,
 ) -> Result<oneshot::Receiver<()>, Error> {

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use crossdock_topics::{Delivery, DeliveryId, Error, Fetch, Sharing, Timestamp};
 
 use super::block::Block;
-use super::log::{READ_BYTES, TopicLog};
+use super::feed::{Feed, READ_BYTES};
 use super::members::Member;
 use super::reader::{Peeked, Regard};
 use super::sieve::Sieve;
@@ -23,35 +23,35 @@ const LOOKS: usize = 16_384;
 
 /// What a take gave.
 #[derive(Default)]
-pub(super) struct Taken {
+pub(crate) struct Taken {
     /// Messages, ready to be handed out.
-    pub(super) deliveries: Vec<Delivery>,
+    pub(crate) deliveries: Vec<Delivery>,
     /// Messages that were looked at before, whose records must be looked up.
-    pub(super) again: Vec<Again>,
+    pub(crate) again: Vec<Again>,
     /// Where the log must be read before anything new can be delivered.
-    pub(super) missing: Option<(Arc<TopicLog>, u64)>,
+    pub(crate) missing: Option<(Arc<Feed>, u64)>,
     /// Messages of which nothing is known before the subscription's program has been asked.
-    pub(super) unjudged: Option<Unjudged>,
+    pub(crate) unjudged: Option<Unjudged>,
     /// Whether there is more to be looked at, though nothing was found.
-    pub(super) unfinished: bool,
+    pub(crate) unfinished: bool,
     /// When something becomes deliverable by itself.
-    pub(super) wakes_at: Option<Timestamp>,
+    pub(crate) wakes_at: Option<Timestamp>,
     /// Whether something changed that is to be persisted.
-    pub(super) changed: bool,
+    pub(crate) changed: bool,
     /// Whether the consumer has not joined, or has left: then there is nothing for it.
-    pub(super) has_left: bool,
+    pub(crate) has_left: bool,
     /// Whether whoever fetches must have joined.
-    pub(super) must_join: bool,
+    pub(crate) must_join: bool,
 }
 
 /// A message that is delivered and whose record must be looked up.
-pub(super) struct Again {
-    pub(super) log: Arc<TopicLog>,
-    pub(super) id: DeliveryId,
-    pub(super) attempt: u32,
-    pub(super) deliveries: u32,
+pub(crate) struct Again {
+    pub(crate) log: Arc<Feed>,
+    pub(crate) id: DeliveryId,
+    pub(crate) attempt: u32,
+    pub(crate) deliveries: u32,
     /// How many of [`Taken::deliveries`] come before it.
-    pub(super) after: usize,
+    pub(crate) after: usize,
 }
 
 /// One take under way.
@@ -73,7 +73,7 @@ struct Taking<'a> {
 
 impl SubscriptionState {
     /// Takes messages as far as they are in memory.
-    pub(super) fn take(&self, fetch: &Fetch, now: Timestamp) -> Taken {
+    pub(crate) fn take(&self, fetch: &Fetch, now: Timestamp) -> Taken {
         let mut guard = self.inner.lock();
         let inner = &mut *guard;
         // One that has left gives nothing back any more.
@@ -137,7 +137,7 @@ impl SubscriptionState {
 
     /// Puts in blocks of a topic that were read from the disk because `asked` came next; gives whether to take
     /// again.
-    pub(super) fn supply(&self, log: &TopicLog, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
+    pub(crate) fn supply(&self, log: &Feed, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
         let mut inner = self.inner.lock();
         // Retention may have dropped what the group would have read next; nothing else may.
         if inner.members.get(log.id).is_some_and(|member| log.head() > member.group.next()) {

@@ -6,50 +6,50 @@ use std::sync::Arc;
 use crossdock_topics::{Order, Record, Subscription, Timestamp};
 
 use super::block::{Block, Cursor};
-use super::log::{READ_BYTES, Recent, TopicLog};
+use super::feed::{Feed, READ_BYTES, Recent};
 use super::sieve::Sieve;
 use super::sift::Verdicts;
 use crate::group::{Facts, Fresh, KeyHash};
 
 /// What comes next in a topic, as far as it is in memory.
 #[derive(Default)]
-pub(super) struct Reader {
+pub(crate) struct Reader {
     blocks: VecDeque<Arc<Block>>,
     /// The place in its block at which to look for which offset.
     at: Option<(u64, Cursor)>,
     /// Whether what comes next is on the disk only.
-    pub(super) is_behind: bool,
-    pub(super) verdicts: Verdicts,
+    pub(crate) is_behind: bool,
+    pub(crate) verdicts: Verdicts,
 }
 
 /// What was read: kept by whoever reads again and again, so that its room is used again.
 #[derive(Default)]
-pub(super) struct Peeked {
-    pub(super) fresh: Vec<Fresh>,
+pub(crate) struct Peeked {
+    pub(crate) fresh: Vec<Fresh>,
     /// The message, and when it was stored, for each of the fresh ones but those that stand for a gap.
-    pub(super) records: Vec<(u64, Timestamp, Record)>,
+    pub(crate) records: Vec<(u64, Timestamp, Record)>,
     /// The place in its block after each of the fresh ones.
     ends: Vec<Option<Cursor>>,
 }
 
 /// What of a definition decides what is read of a message.
-pub(super) struct Regard<'a> {
+pub(crate) struct Regard<'a> {
     definition: &'a Subscription,
     keys: bool,
     sieve: Option<&'a Sieve>,
 }
 
 impl<'a> Regard<'a> {
-    pub(super) fn new(definition: &'a Subscription, sieve: Option<&'a Sieve>) -> Self {
+    pub(crate) fn new(definition: &'a Subscription, sieve: Option<&'a Sieve>) -> Self {
         Self { definition, keys: definition.order == Order::Key, sieve }
     }
 
     /// Whether [`Regard::facts`] says more than the size.
-    pub(super) fn has_facts(&self) -> bool {
+    pub(crate) fn has_facts(&self) -> bool {
         self.keys || self.definition.priorities
     }
 
-    pub(super) fn facts(&self, record: &Record) -> Facts {
+    pub(crate) fn facts(&self, record: &Record) -> Facts {
         let key = if self.keys { record.key().map(KeyHash::of) } else { None };
         let priority = if self.definition.priorities { record.priority() } else { 0 };
         Facts { key, size: u32::try_from(record.size()).unwrap_or(u32::MAX), priority }
@@ -68,7 +68,7 @@ impl<'a> Regard<'a> {
 
 impl Peeked {
     /// Leaves only the first so many.
-    pub(super) fn truncate(&mut self, count: usize) {
+    pub(crate) fn truncate(&mut self, count: usize) {
         self.fresh.truncate(count);
         self.ends.truncate(count);
     }
@@ -82,15 +82,15 @@ impl Peeked {
 
 impl Reader {
     /// Goes on from these blocks.
-    pub(super) fn supply(&mut self, blocks: Vec<Arc<Block>>) {
+    pub(crate) fn supply(&mut self, blocks: Vec<Arc<Block>>) {
         (self.blocks, self.at, self.is_behind) = (blocks.into(), None, false);
     }
 
     /// Reads the messages from `offset` on, without passing over them: at most `max`, and no further one once `bytes`
     /// are together.
-    pub(super) fn peek(
+    pub(crate) fn peek(
         &mut self,
-        log: &TopicLog,
+        log: &Feed,
         mut offset: u64,
         max: usize,
         mut bytes: usize,
@@ -145,7 +145,7 @@ impl Reader {
     }
 
     /// The group has looked at the first so many of what was read, and `next` comes next.
-    pub(super) fn pass(&mut self, peeked: &Peeked, passed: usize, next: u64) {
+    pub(crate) fn pass(&mut self, peeked: &Peeked, passed: usize, next: u64) {
         if let Some(place) = passed.checked_sub(1).and_then(|last| peeked.ends.get(last)) {
             self.at = place.map(|place| (next, place));
         }

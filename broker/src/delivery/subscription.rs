@@ -11,51 +11,49 @@ use crossdock_topics::{
     Subscription, SubscriptionInfo, SubscriptionName, Timestamp, TopicName, TopicProgress,
 };
 use parking_lot::Mutex;
-use rocksdb::WriteBatch;
 use tokio::sync::Notify;
 
-use super::database::Database;
-use super::log::TopicLog;
+use super::Keep;
+use super::feed::Feed;
 use super::members::{Awaited, Listed, Listing, Member, Members};
 use super::reader::Peeked;
 use super::sieve::Sieve;
 use super::sift::Verdicts;
-use super::writer::Effect;
 use crate::group::{Action, Event, Group, Rules, Slots, Waiting};
 
-pub(super) struct SubscriptionState {
-    pub(super) id: u32,
-    pub(super) name: SubscriptionName,
-    pub(super) inner: Mutex<Inner>,
+pub(crate) struct SubscriptionState {
+    pub(crate) id: u32,
+    pub(crate) name: SubscriptionName,
+    pub(crate) inner: Mutex<Inner>,
     /// Which topics may have something to take.
-    pub(super) listing: Listing,
+    pub(crate) listing: Listing,
     /// Wakes those who wait in a fetch.
     available: Notify,
-    pub(super) waiting: AtomicUsize,
+    pub(crate) waiting: AtomicUsize,
     /// Whether it matters who of them is woken; then all are.
     is_particular: AtomicBool,
     deleted: AtomicBool,
     /// Whether the writer has been asked to persist what changed by itself.
-    pub(super) persist_asked: AtomicBool,
+    pub(crate) persist_asked: AtomicBool,
 }
 
-pub(super) struct Inner {
-    pub(super) definition: Arc<Subscription>,
+pub(crate) struct Inner {
+    pub(crate) definition: Arc<Subscription>,
     revision: Revision,
     /// Its filter.
-    pub(super) sieve: Option<Arc<Sieve>>,
-    pub(super) is_paused: bool,
-    pub(super) members: Members,
+    pub(crate) sieve: Option<Arc<Sieve>>,
+    pub(crate) is_paused: bool,
+    pub(crate) members: Members,
     /// Those who have joined, the first one first.
-    pub(super) consumers: BTreeSet<ConsumerId>,
+    pub(crate) consumers: BTreeSet<ConsumerId>,
     /// Whose the keys are.
-    pub(super) slots: Slots,
-    pub(super) actions: Vec<Action>,
-    pub(super) peeked: Peeked,
+    pub(crate) slots: Slots,
+    pub(crate) actions: Vec<Action>,
+    pub(crate) peeked: Peeked,
 }
 
 impl SubscriptionState {
-    pub(super) fn new(
+    pub(crate) fn new(
         id: u32,
         definition: Subscription,
         sieve: Option<Arc<Sieve>>,
@@ -84,12 +82,12 @@ impl SubscriptionState {
         }
     }
 
-    pub(super) fn definition(&self) -> (Arc<Subscription>, Revision) {
+    pub(crate) fn definition(&self) -> (Arc<Subscription>, Revision) {
         let inner = self.inner.lock();
         (inner.definition.clone(), inner.revision)
     }
 
-    pub(super) fn redefine(
+    pub(crate) fn redefine(
         &self,
         definition: Subscription,
         sieve: Option<Arc<Sieve>>,
@@ -117,7 +115,7 @@ impl SubscriptionState {
     }
 
     /// Adds a topic with this group.
-    pub(super) fn attach(self: &Arc<Self>, log: &Arc<TopicLog>, group: Group) {
+    pub(crate) fn attach(self: &Arc<Self>, log: &Arc<Feed>, group: Group) {
         let mut inner = self.inner.lock();
         if inner.members.get(log.id).is_some() {
             return;
@@ -130,41 +128,41 @@ impl SubscriptionState {
     }
 
     /// Removes the topics that `keep` does not want.
-    pub(super) fn retain(&self, keep: impl Fn(&TopicName) -> bool) -> Vec<Arc<TopicLog>> {
+    pub(crate) fn retain(&self, keep: impl Fn(&TopicName) -> bool) -> Vec<Arc<Feed>> {
         let mut inner = self.inner.lock();
         let gone: Vec<u32> = inner.members.iter().filter(|m| !keep(&m.log.name)).map(|m| m.log.id).collect();
         gone.into_iter().filter_map(|id| inner.members.remove(id)).map(|member| member.log).collect()
     }
 
     /// Removes one log, which may have the name of another one.
-    pub(super) fn retain_logs(&self, gone: &TopicLog) {
+    pub(crate) fn retain_logs(&self, gone: &Feed) {
         self.inner.lock().members.remove(gone.id);
         self.wake();
     }
 
-    pub(super) fn has_topic(&self, log: &TopicLog) -> bool {
+    pub(crate) fn has_topic(&self, log: &Feed) -> bool {
         self.inner.lock().members.get(log.id).is_some()
     }
 
-    pub(super) fn mark_deleted(&self) {
+    pub(crate) fn mark_deleted(&self) {
         self.deleted.store(true, Ordering::Release);
         self.available.notify_waiters();
         self.available.notify_one();
     }
 
-    pub(super) fn is_deleted(&self) -> bool {
+    pub(crate) fn is_deleted(&self) -> bool {
         self.deleted.load(Ordering::Acquire)
     }
 
     /// A topic has moved: there is something new in it.
-    pub(super) fn moved(&self, listed: &Listed) {
+    pub(crate) fn moved(&self, listed: &Listed) {
         self.listing.list(listed);
         self.wake();
     }
 
     /// Wakes one who waits; whoever is woken and takes something wakes the next one. Where messages are not for
     /// everybody, all are woken.
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         // Either this sees the one who waits, or that one sees what it is woken for.
         fence(Ordering::SeqCst);
         if self.waiting.load(Ordering::SeqCst) == 0 {
@@ -178,18 +176,18 @@ impl SubscriptionState {
     }
 
     /// Wakes all who wait, so that they see that the broker closes.
-    pub(super) fn wake_all(&self) {
+    pub(crate) fn wake_all(&self) {
         self.available.notify_waiters();
     }
 
     /// Announces that somebody waits, until the guard is dropped.
-    pub(super) fn wait(&self) -> Attending<'_> {
+    pub(crate) fn wait(&self) -> Attending<'_> {
         self.waiting.fetch_add(1, Ordering::SeqCst);
         fence(Ordering::SeqCst);
         Attending(self)
     }
 
-    pub(super) fn available(&self) -> tokio::sync::futures::Notified<'_> {
+    pub(crate) fn available(&self) -> tokio::sync::futures::Notified<'_> {
         self.available.notified()
     }
 
@@ -197,7 +195,7 @@ impl SubscriptionState {
     ///
     /// # Errors
     /// `Conflict` when there is room for one only.
-    pub(super) fn join(&self, number: impl FnOnce() -> ConsumerId) -> Result<ConsumerId, Error> {
+    pub(crate) fn join(&self, number: impl FnOnce() -> ConsumerId) -> Result<ConsumerId, Error> {
         let mut inner = self.inner.lock();
         if inner.definition.sharing == Sharing::Exclusive && !inner.consumers.is_empty() {
             let message = format!("subscription {} is exclusive, and another consumer has joined", self.name);
@@ -211,7 +209,7 @@ impl SubscriptionState {
     }
 
     /// Gives back what the consumer holds.
-    pub(super) fn leave(&self, consumer: ConsumerId, now: Timestamp) {
+    pub(crate) fn leave(&self, consumer: ConsumerId, now: Timestamp) {
         let mut inner = self.inner.lock();
         if inner.consumers.remove(&consumer) {
             inner.share_out();
@@ -238,7 +236,7 @@ impl SubscriptionState {
     }
 
     /// Takes in outcomes. With `whole`, either all of them take effect or `None` is given.
-    pub(super) fn settle(&self, settlement: &Settlement, whole: bool, now: Timestamp) -> Option<Settled> {
+    pub(crate) fn settle(&self, settlement: &Settlement, whole: bool, now: Timestamp) -> Option<Settled> {
         let mut inner = self.inner.lock();
         if whole && !Self::all_live(&inner, &settlement.outcomes, now) {
             return None;
@@ -261,7 +259,7 @@ impl SubscriptionState {
         Some(settled)
     }
 
-    pub(super) fn extend(&self, deliveries: &[DeliveryId], lease: Duration, now: Timestamp) -> Settled {
+    pub(crate) fn extend(&self, deliveries: &[DeliveryId], lease: Duration, now: Timestamp) -> Settled {
         let mut inner = self.inner.lock();
         let mut settled = Settled::default();
         for id in deliveries {
@@ -276,19 +274,19 @@ impl SubscriptionState {
     }
 
     /// A message that was to be delivered again cannot be.
-    pub(super) fn forget(&self, id: DeliveryId, now: Timestamp) {
+    pub(crate) fn forget(&self, id: DeliveryId, now: Timestamp) {
         self.inner.lock().members.apply(id.log, Event::Forget(id.offset), now, &self.listing);
         self.wake();
     }
 
     /// Retention dropped what lies before `head`.
-    pub(super) fn trimmed(&self, log: &TopicLog, head: u64, now: Timestamp) {
+    pub(crate) fn trimmed(&self, log: &Feed, head: u64, now: Timestamp) {
         self.inner.lock().members.apply(log.id, Event::Trimmed(head), now, &self.listing);
     }
 
     /// Compaction took out these messages, in order: what is kept of them as dead letters goes too. Others that are
     /// not settled are found to be gone when their turn comes.
-    pub(super) fn compacted(&self, log: &TopicLog, removed: &[u64], now: Timestamp) {
+    pub(crate) fn compacted(&self, log: &Feed, removed: &[u64], now: Timestamp) {
         let (Some(first), Some(last)) = (removed.first(), removed.last()) else { return };
         let mut inner = self.inner.lock();
         let Some(member) = inner.members.get(log.id) else { return };
@@ -300,7 +298,7 @@ impl SubscriptionState {
     }
 
     /// The first offset of a topic that is still needed, and what for.
-    pub(super) fn needs(&self, log: &TopicLog) -> Option<(u64, &'static str)> {
+    pub(crate) fn needs(&self, log: &Feed) -> Option<(u64, &'static str)> {
         let inner = self.inner.lock();
         let group = &inner.members.get(log.id)?.group;
         let unsettled = group.first_unsettled();
@@ -309,7 +307,7 @@ impl SubscriptionState {
     }
 
     /// Takes back what was held for too long; gives whether anything changed.
-    pub(super) fn tick(&self, now: Timestamp) -> bool {
+    pub(crate) fn tick(&self, now: Timestamp) -> bool {
         let mut inner = self.inner.lock();
         inner.members.tick(now, &self.listing);
         let changed = inner.members.is_dirty();
@@ -321,7 +319,7 @@ impl SubscriptionState {
     }
 
     /// The dead letters after a place, as (topic, offset), by topic name and offset.
-    pub(super) fn dead(&self, after: Option<&(TopicName, u64)>, max: usize) -> Vec<(Arc<TopicLog>, u64)> {
+    pub(crate) fn dead(&self, after: Option<&(TopicName, u64)>, max: usize) -> Vec<(Arc<Feed>, u64)> {
         let inner = self.inner.lock();
         let mut members: Vec<&Member> = inner.members.iter().collect();
         members.sort_by(|a, b| a.log.name.cmp(&b.log.name));
@@ -337,7 +335,7 @@ impl SubscriptionState {
     }
 
     /// Those of these that are dead letters, each once, by log and offset.
-    pub(super) fn dead_among(&self, these: &[(TopicName, u64)]) -> Vec<(u32, u64)> {
+    pub(crate) fn dead_among(&self, these: &[(TopicName, u64)]) -> Vec<(u32, u64)> {
         let inner = self.inner.lock();
         let logs: HashMap<&TopicName, &Member> = inner.members.iter().map(|m| (&m.log.name, m)).collect();
         let dead = these.iter().filter_map(|(topic, offset)| {
@@ -349,12 +347,12 @@ impl SubscriptionState {
     }
 
     /// How many dead letters there are.
-    pub(super) fn count_dead(&self) -> usize {
+    pub(crate) fn count_dead(&self) -> usize {
         self.inner.lock().members.iter().map(|member| member.group.tally().dead).sum()
     }
 
     /// Redrives or discards dead letters, by topic; gives how many there were.
-    pub(super) fn revive<'a>(&self, events: impl Iterator<Item = (u32, Event<'a>)>, now: Timestamp) -> usize {
+    pub(crate) fn revive<'a>(&self, events: impl Iterator<Item = (u32, Event<'a>)>, now: Timestamp) -> usize {
         let mut inner = self.inner.lock();
         let done = events.filter(|(id, event)| inner.members.apply(*id, *event, now, &self.listing)).count();
         drop(inner);
@@ -363,9 +361,9 @@ impl SubscriptionState {
     }
 
     /// From now on something else is delivered in the place of a dead letter's message; `false` when it is none.
-    pub(super) fn mend(&self, log: &TopicLog, offset: u64) -> bool {
+    pub(crate) fn mend(&self, log: u32, offset: u64) -> bool {
         let mut inner = self.inner.lock();
-        let Some(member) = inner.members.get_mut(log.id) else { return false };
+        let Some(member) = inner.members.get_mut(log) else { return false };
         let is_dead = member.group.is_dead(offset);
         if is_dead {
             member.mended.insert(offset);
@@ -374,33 +372,33 @@ impl SubscriptionState {
     }
 
     /// Whether something else is delivered in a message's place.
-    pub(super) fn is_mended(&self, log: &TopicLog, offset: u64) -> bool {
+    pub(crate) fn is_mended(&self, log: &Feed, offset: u64) -> bool {
         self.inner.lock().members.get(log.id).is_some_and(|member| member.mended.contains(&offset))
     }
 
     /// Takes in what was mended before.
-    pub(super) fn restore_mended(&self, log: &TopicLog, offsets: BTreeSet<u64>) {
+    pub(crate) fn restore_mended(&self, log: &Feed, offsets: BTreeSet<u64>) {
         if let Some(member) = self.inner.lock().members.get_mut(log.id) {
             member.mended = offsets;
         }
     }
 
     /// Pauses or resumes; gives whether that changed anything.
-    pub(super) fn set_paused(&self, paused: bool) -> bool {
+    pub(crate) fn set_paused(&self, paused: bool) -> bool {
         let was = std::mem::replace(&mut self.inner.lock().is_paused, paused);
         self.wake_all();
         was != paused
     }
 
-    /// The logs it reads, or the one of this name.
-    pub(super) fn logs(&self, topic: Option<&TopicName>) -> Vec<Arc<TopicLog>> {
+    /// The topics it reads, or the one of this name.
+    pub(crate) fn feeds(&self, topic: Option<&TopicName>) -> Vec<Arc<Feed>> {
         let inner = self.inner.lock();
         let logs = inner.members.iter().map(|member| &member.log);
         logs.filter(|log| topic.is_none_or(|topic| log.name == *topic)).cloned().collect()
     }
 
     /// Moves its place in these topics.
-    pub(super) fn seek(&self, places: &[(u32, u64)], now: Timestamp) {
+    pub(crate) fn seek(&self, places: &[(u32, u64)], now: Timestamp) {
         let mut inner = self.inner.lock();
         for (id, offset) in places {
             inner.members.apply(*id, Event::Seek(*offset), now, &self.listing);
@@ -410,7 +408,7 @@ impl SubscriptionState {
     }
 
     /// Lets parked keys go on, with their messages or without; gives how many were parked.
-    pub(super) fn release_keys(
+    pub(crate) fn release_keys(
         &self,
         parked: &[(u32, u64, Waiting)],
         give_up: bool,
@@ -431,25 +429,20 @@ impl SubscriptionState {
         done
     }
 
-    /// Adds all that is to be persisted to a batch, and to the effects what waits until that is durable.
-    pub(super) fn persist(
-        self: &Arc<Self>,
-        batch: &mut WriteBatch,
-        database: &Database,
-        effects: &mut Vec<Effect>,
-    ) -> Result<(), Error> {
+    /// Adds all that is to be persisted to what is kept; tells `awaited` what must be [`SubscriptionState::synced`] when
+    /// it is durable.
+    pub(crate) fn persist(&self, kept: &mut impl Keep, awaited: impl FnMut(Awaited)) -> Result<(), Error> {
         self.persist_asked.store(false, Ordering::Release);
-        let awaited = |awaited| effects.push(Effect::Synced(self.clone(), awaited));
-        self.inner.lock().members.persist(self.id, batch, database, awaited)
+        self.inner.lock().members.persist(self.id, kept, awaited)
     }
 
     /// What was persisted is durable: what waited for that can be delivered.
-    pub(super) fn synced(&self, awaited: &Awaited, now: Timestamp) {
+    pub(crate) fn synced(&self, awaited: &Awaited, now: Timestamp) {
         self.inner.lock().members.synced(awaited, now, &self.listing);
         self.wake();
     }
 
-    pub(super) fn info(&self) -> SubscriptionInfo {
+    pub(crate) fn info(&self) -> SubscriptionInfo {
         let inner = self.inner.lock();
         let mut topics: Vec<TopicProgress> = inner
             .members
@@ -506,7 +499,7 @@ impl Inner {
 
 /// Counts who waits, for as long as it waits; then lets another one look, for it may have been woken for more
 /// than it took.
-pub(super) struct Attending<'a>(&'a SubscriptionState);
+pub(crate) struct Attending<'a>(&'a SubscriptionState);
 
 impl Drop for Attending<'_> {
     fn drop(&mut self) {

@@ -8,36 +8,47 @@ use crossdock_topics::{
     TopicName,
 };
 
-use super::log::TopicLog;
+use super::feed::Feed;
+use super::fetch::look_up;
 use super::subscription::SubscriptionState;
-use super::{Shared, keys};
+use super::{Engine, keys};
 use crate::group::{Dead, KeyHash, Standing, Waiting};
 
-impl Shared {
-    /// All that is known of one message.
-    pub(super) async fn explain(self: &Arc<Self>, topic: &TopicName, offset: u64) -> Result<Explanation> {
-        let log = self.topic(topic)?;
-        let (head, tail) = (log.head(), log.tail());
-        let found = if (head..tail).contains(&offset) { self.look_up(&log, offset).await? } else { None };
-        let gone = match &found {
-            Some(_) => None,
-            None if offset >= tail => {
-                Some(format!("it is not stored yet: the next message of the topic gets offset {tail}"))
-            }
-            None if offset < log.head() => Some(format!(
-                "retention or a purge has dropped it: the oldest message that is kept has offset {}",
-                log.head()
-            )),
-            None => Some("compaction has dropped it: a newer message of its key was stored".to_owned()),
-        };
-        let mut states = log.subscribers();
-        states.sort_by(|a, b| a.name.cmp(&b.name));
-        let mut subscriptions = Vec::new();
-        for state in states {
-            let record = found.as_ref().map(|(_, record)| record);
-            subscriptions.extend(self.situation(&state, &log, offset, record)?);
+/// What is known of a message beside how subscriptions stand to it.
+pub(crate) struct Facts {
+    /// When it was stored, and what.
+    pub(crate) found: Option<(Timestamp, Record)>,
+    /// Why it is not there.
+    pub(crate) gone: Option<String>,
+}
+
+/// Looks a message up.
+pub(crate) async fn facts(engine: &impl Engine, log: &Arc<Feed>, offset: u64) -> Result<Facts> {
+    let (head, tail) = (log.head(), log.tail());
+    let found = if (head..tail).contains(&offset) { look_up(engine, log, offset).await? } else { None };
+    let gone = match &found {
+        Some(_) => None,
+        None if offset >= tail => {
+            Some(format!("it is not stored yet: the next message of the topic gets offset {tail}"))
         }
-        let stored = found.map(|(time, record)| StoredFacts {
+        None if offset < log.head() => Some(format!(
+            "retention or a purge has dropped it: the oldest message that is kept has offset {}",
+            log.head()
+        )),
+        None => Some("compaction has dropped it: a newer message of its key was stored".to_owned()),
+    };
+    Ok(Facts { found, gone })
+}
+
+impl Facts {
+    /// The explanation, with how each subscription stands to it.
+    pub(crate) fn explanation(
+        self,
+        topic: TopicName,
+        offset: u64,
+        subscriptions: Vec<Situation>,
+    ) -> Explanation {
+        let stored = self.found.map(|(time, record)| StoredFacts {
             time,
             bytes: record.payload().len() as u64,
             id: record.id().map(str::to_owned),
@@ -45,21 +56,36 @@ impl Shared {
             expires_at: record.expires_at(),
             deliver_at: record.deliver_at(),
         });
-        Ok(Explanation { topic: topic.clone(), offset, stored, gone, subscriptions })
+        Explanation { topic, offset, stored, gone: self.gone, subscriptions }
     }
+}
 
+/// All that is known of one message, of a topic all of whose subscriptions are here.
+pub(crate) async fn explain(engine: &impl Engine, log: &Arc<Feed>, offset: u64) -> Result<Explanation> {
+    let facts = facts(engine, log, offset).await?;
+    let mut states = log.subscribers();
+    states.sort_by(|a, b| a.name.cmp(&b.name));
+    let mut subscriptions = Vec::new();
+    for state in states {
+        let record = facts.found.as_ref().map(|(_, record)| record);
+        subscriptions.extend(state.situation(engine, log, offset, record)?);
+    }
+    Ok(facts.explanation(log.name.clone(), offset, subscriptions))
+}
+
+impl SubscriptionState {
     /// How one subscription stands to it; nothing when it reads the topic no more.
-    fn situation(
+    pub(crate) fn situation(
         &self,
-        state: &SubscriptionState,
-        log: &TopicLog,
+        engine: &impl Engine,
+        log: &Feed,
         offset: u64,
         record: Option<&Record>,
     ) -> Result<Option<Situation>> {
-        let now = self.clock.now();
-        let Some(view) = state.view(log, offset, record.and_then(Record::key)) else { return Ok(None) };
+        let now = engine.now();
+        let Some(view) = self.view(log, offset, record.and_then(Record::key)) else { return Ok(None) };
         let mut situation = Situation {
-            subscription: state.name.clone(),
+            subscription: self.name.clone(),
             state: view.state(),
             why: String::new(),
             deliveries: view.deliveries,
@@ -70,7 +96,7 @@ impl Shared {
             until: None,
         };
         let kind = if view.standing == Standing::Dead { keys::DEAD } else { keys::WAITING };
-        let kept = self.database()?.get("groups", &keys::message(state.id, log.id, kind, offset))?;
+        let kept = engine.kept(self, &keys::message(self.id, log.id, kind, offset))?;
         let mut since = None;
         match (kind, kept) {
             (keys::DEAD, Some(bytes)) => {
@@ -116,7 +142,7 @@ struct View {
 }
 
 impl SubscriptionState {
-    fn view(&self, log: &TopicLog, offset: u64, key: Option<&str>) -> Option<View> {
+    fn view(&self, log: &Feed, offset: u64, key: Option<&str>) -> Option<View> {
         let inner = self.inner.lock();
         let group = &inner.members.get(log.id)?.group;
         let (standing, deliveries, failures) = group.standing(offset);
