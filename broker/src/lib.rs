@@ -9,6 +9,7 @@ pub mod embedded;
 pub mod group;
 pub mod jetstream;
 pub mod remote;
+mod store_view;
 
 pub use embedded::{Embedded, EmbeddedOptions};
 pub use jetstream::{JetStream, JetStreamOptions};

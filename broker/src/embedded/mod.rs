@@ -21,7 +21,6 @@ mod requests;
 mod segments;
 mod shared_store;
 mod sources;
-mod store;
 mod syncer;
 #[cfg(test)]
 mod tests;
@@ -46,6 +45,7 @@ use tokio::sync::{mpsc, oneshot};
 #[cfg(feature = "fuzzing")]
 pub use crate::delivery::block::read_block;
 
+use crate::store_view as store;
 use database::Database;
 use log::TopicLog;
 use queue::{Budget, Queue};

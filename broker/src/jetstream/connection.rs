@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Event, jetstream};
 use crossdock_topics::{Backoff, Error, ErrorCode, Result};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::options::{JetStreamOptions, NatsLogin};
 
@@ -18,6 +20,8 @@ const RECONNECT: Backoff =
 const PING: Duration = Duration::from_secs(5);
 /// How long connecting to one server may take.
 const CONNECTING: Duration = Duration::from_secs(5);
+/// How long NATS may need until it can find or make a stream.
+const STARTING: Duration = Duration::from_secs(30);
 /// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
@@ -114,6 +118,35 @@ impl Connection {
         let known = info.connect_urls.len().max(self.options.servers.len());
         let cluster = info.cluster.is_some() && known >= 3;
         self.options.replicas.unwrap_or(if cluster { 3 } else { 1 })
+    }
+
+    /// Finds a stream, or makes it where it is not there. A cluster that has just started may need a while to agree.
+    ///
+    /// # Errors
+    /// `Unavailable` when NATS does not answer in time, or refuses.
+    pub(super) async fn stream(&self, config: stream::Config) -> Result<stream::Stream> {
+        let name = config.name.clone();
+        let deadline = Instant::now() + STARTING;
+        loop {
+            let error = match self.context.get_stream(&name).await {
+                Ok(stream) => return Ok(stream),
+                Err(found) => match self.context.create_stream(config.clone()).await {
+                    Ok(_) => continue,
+                    // What went wrong first says more when NATS does not answer at all.
+                    Err(error) if error.to_string().contains("timed out") => found.to_string(),
+                    Err(error) => error.to_string(),
+                },
+            };
+            if Instant::now() >= deadline {
+                return Err(Error::new(
+                    ErrorCode::Unavailable,
+                    format!("the stream {name} can neither be found nor made in NATS: {error}"),
+                )
+                .hint("see that JetStream works there (`nats server check jetstream`), and what this user may do"));
+            }
+            tracing::debug!(name, error, "a stream is not there yet");
+            tokio::time::sleep(Duration::from_millis(250)).await;
+        }
     }
 
     /// Closes it, with what waits to be sent sent.

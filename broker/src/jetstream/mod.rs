@@ -3,22 +3,33 @@
 
 #[allow(dead_code)] // until the parts that use all of it are there
 mod connection;
+#[allow(dead_code)] // until the parts that use all of it are there
+mod follow;
 mod options;
+#[allow(dead_code)] // until the parts that use all of it are there
+mod store;
 mod unfinished;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use async_trait::async_trait;
-use crossdock_topics::{Broker, Error, ErrorCode, Health, Result};
+use crossdock_topics::{Broker, Error, ErrorCode, Health, Result, Shutdown};
 
 pub use options::{JetStreamOptions, NatsLogin};
 
 use connection::Connection;
+use store::KeyStore;
+
+/// How long what is under way may take to end when the broker is closed.
+const GRACE: Duration = Duration::from_secs(5);
 
 /// A broker on a NATS cluster. Any number of processes can hold one on the same cluster and prefix: all are equal.
 pub struct JetStream {
     connection: Connection,
+    store: KeyStore,
+    shutdown: Shutdown,
     closed: AtomicBool,
 }
 
@@ -30,7 +41,15 @@ impl JetStream {
     /// old, or has no JetStream.
     pub async fn open(options: JetStreamOptions) -> Result<Arc<Self>> {
         let connection = Connection::open(options).await?;
-        Ok(Arc::new(Self { connection, closed: AtomicBool::new(false) }))
+        let shutdown = Shutdown::new(GRACE);
+        let store = match Box::pin(KeyStore::open(&connection, &shutdown)).await {
+            Ok(store) => store,
+            Err(error) => {
+                shutdown.drain().await;
+                return Err(error);
+            }
+        };
+        Ok(Arc::new(Self { connection, store, shutdown, closed: AtomicBool::new(false) }))
     }
 
     /// Why it cannot be used, if it cannot.
@@ -49,13 +68,15 @@ impl Broker for JetStream {
         let reason = match self.check_open() {
             Err(error) => Some(error.message.into_owned()),
             Ok(()) if !self.connection.up().borrow().is => Some("there is no connection to NATS".to_owned()),
-            Ok(()) => None,
+            Ok(()) => self.store.trouble(),
         };
         Health { ready: reason.is_none(), reason, engine: self.connection.options.shown() }
     }
 
     async fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
+            self.store.close();
+            let _ = tokio::time::timeout(self.shutdown.grace(), self.shutdown.drain()).await;
             self.connection.close().await;
         }
     }

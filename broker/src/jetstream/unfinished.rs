@@ -3,12 +3,11 @@
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use crossdock_topics::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Entry, Error, ErrorCode, Expect, Explanation, Fetch,
-    LeaseId, Log, Message, Page, ParkedKey, PublishOptions, Published, Redrive, Reply, Request, Requests,
-    Result, Revision, Selection, ServiceName, Settled, Settlement, StartAt, Store, Subscription,
-    SubscriptionInfo, SubscriptionName, Subscriptions, Topic, TopicInfo, TopicName, Watch,
+    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, ErrorCode, Expect, Explanation, Fetch, Log,
+    Message, Page, ParkedKey, PublishOptions, Published, Redrive, Reply, Request, Requests, Result, Revision,
+    Selection, ServiceName, Settled, Settlement, StartAt, Subscription, SubscriptionInfo, SubscriptionName,
+    Subscriptions, Topic, TopicInfo, TopicName,
 };
 use tokio::sync::mpsc;
 
@@ -136,41 +135,6 @@ impl Requests for JetStream {
     }
 
     async fn serve(&self, _: &ServiceName, _: usize) -> Result<mpsc::Receiver<Request>> {
-        Err(unfinished())
-    }
-}
-
-#[async_trait]
-impl Store for JetStream {
-    async fn get(&self, _: &str) -> Result<Option<Entry>> {
-        Err(unfinished())
-    }
-
-    async fn put(&self, _: &str, _: Bytes, _: Expect, _: Option<LeaseId>) -> Result<Revision> {
-        Err(unfinished())
-    }
-
-    async fn delete(&self, _: &str, _: Expect) -> Result<Revision> {
-        Err(unfinished())
-    }
-
-    async fn list(&self, _: &str) -> Result<(Vec<Entry>, Revision)> {
-        Err(unfinished())
-    }
-
-    async fn watch(&self, _: &str, _: Revision) -> Result<Watch> {
-        Err(unfinished())
-    }
-
-    async fn grant(&self, _: Duration) -> Result<LeaseId> {
-        Err(unfinished())
-    }
-
-    async fn keep_alive(&self, _: LeaseId) -> Result<()> {
-        Err(unfinished())
-    }
-
-    async fn revoke(&self, _: LeaseId) -> Result<()> {
         Err(unfinished())
     }
 }

@@ -15,7 +15,7 @@ const HISTORY_BYTES: usize = 32 * 1024 * 1024;
 const WATCH_CAPACITY: usize = 4096;
 
 #[derive(Default)]
-pub(super) struct StoreView(Mutex<View>);
+pub(crate) struct StoreView(Mutex<View>);
 
 #[derive(Default)]
 struct View {
@@ -29,16 +29,18 @@ struct View {
 }
 
 impl StoreView {
-    /// What was in the database when it was opened.
-    pub(super) fn restore(&self, entries: impl IntoIterator<Item = Entry>, revision: Revision) {
+    /// What is there, as of a revision. Whoever watched must list again.
+    pub(crate) fn restore(&self, entries: impl IntoIterator<Item = Entry>, revision: Revision) {
         let mut view = self.0.lock();
         view.entries = entries.into_iter().map(|entry| (entry.key.clone(), entry)).collect();
         view.revision = revision;
         view.known_after = revision;
+        (view.history, view.history_bytes) = (VecDeque::new(), 0);
+        view.watchers.clear();
     }
 
     /// Takes in changes that have become durable.
-    pub(super) fn apply(&self, changes: Vec<Change>) {
+    pub(crate) fn apply(&self, changes: Vec<Change>) {
         let mut view = self.0.lock();
         for change in changes {
             view.revision = change.revision();
@@ -63,18 +65,18 @@ impl StoreView {
         }
     }
 
-    pub(super) fn get(&self, key: &str) -> Option<Entry> {
+    pub(crate) fn get(&self, key: &str) -> Option<Entry> {
         self.0.lock().entries.get(key).cloned()
     }
 
-    pub(super) fn list(&self, prefix: &str) -> (Vec<Entry>, Revision) {
+    pub(crate) fn list(&self, prefix: &str) -> (Vec<Entry>, Revision) {
         let view = self.0.lock();
         let entries = view.entries.range(prefix.to_owned()..);
         let matching = entries.take_while(|(key, _)| key.starts_with(prefix)).map(|(_, entry)| entry.clone());
         (matching.collect(), view.revision)
     }
 
-    pub(super) fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
+    pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
         let mut view = self.0.lock();
         if after < view.known_after {
             return Err(Error::new(
@@ -95,7 +97,7 @@ impl StoreView {
     }
 
     /// Ends all watches.
-    pub(super) fn close(&self) {
+    pub(crate) fn close(&self) {
         self.0.lock().watchers.clear();
     }
 }
@@ -108,7 +110,7 @@ fn size(change: &Change) -> usize {
 }
 
 /// Checks a key and a value against the limits of [`crossdock_topics::Store`].
-pub(super) fn check(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
+pub(crate) fn check(key: &str, value: Option<&Bytes>) -> Result<(), Error> {
     if key.is_empty() || key.len() > 512 || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
         return Err(Error::invalid(format!(
             "{key:?} is not a key: 1 to 512 bytes of printable ASCII without blanks"

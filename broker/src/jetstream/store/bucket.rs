@@ -1,0 +1,222 @@
+//! The bucket in NATS: what lies there as messages, and how one is written.
+
+use std::time::Duration;
+
+use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::{ErrorCode as Code, stream};
+use async_nats::{HeaderMap, Message, Request};
+use bytes::Bytes;
+use crossdock_topics::{Backoff, Error, ErrorCode, LeaseId, Result, Revision};
+use tokio::time::{Instant, timeout_at};
+
+use super::mirror::{Record, What};
+use super::names::Key;
+use crate::jetstream::connection::Connection;
+
+/// How long the mark of a deletion is kept, so that those who were away find it.
+pub(super) const MARKS: Duration = Duration::from_secs(6 * 3600);
+/// How long one try to write may take before the next.
+const TRY: Duration = Duration::from_secs(2);
+/// How long to wait before the next try.
+const RETRY: Backoff =
+    Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_millis(500) };
+/// Writes sent again within it are stored once.
+const WINDOW: Duration = Duration::from_secs(120);
+
+const OPERATION: &str = "KV-Operation";
+const LEASE: &str = "Crossdock-Lease";
+const OBJECT: &str = "Crossdock-Object";
+const TTL: &str = "Crossdock-Lease-Time";
+
+/// The bucket, as NATS has it.
+#[derive(Clone)]
+pub(super) struct Bucket {
+    pub(super) connection: Connection,
+    pub(super) stream: stream::Stream,
+    /// What its subjects begin with.
+    subjects: String,
+}
+
+/// What is to be written.
+#[derive(Clone, Debug)]
+pub(super) enum Write {
+    Put { value: Bytes, lease: Option<LeaseId>, object: Option<String> },
+    Lease(Duration),
+    Delete,
+}
+
+/// Why it was not.
+pub(super) enum Trouble {
+    /// The key's last message is another one than expected.
+    Moved,
+    /// What to tell who asked.
+    Failed(Error),
+}
+
+impl Bucket {
+    /// The name of its stream.
+    pub(super) fn stream_name(prefix: &str) -> String {
+        format!("KV_{prefix}-store")
+    }
+
+    /// Finds it, or makes it.
+    pub(super) async fn open(connection: &Connection) -> Result<Self> {
+        let (prefix, name) = (connection.prefix(), Self::stream_name(connection.prefix()));
+        let subjects = format!("$KV.{prefix}-store.");
+        let config = stream::Config {
+            name,
+            description: Some("What the servers of a Crossdock cluster share".into()),
+            subjects: vec![format!("{subjects}>")],
+            max_messages_per_subject: 1,
+            discard: stream::DiscardPolicy::New,
+            storage: stream::StorageType::File,
+            num_replicas: connection.replicas(),
+            duplicate_window: WINDOW,
+            allow_rollup: true,
+            deny_delete: true,
+            allow_direct: true,
+            allow_message_ttl: true,
+            ..Default::default()
+        };
+        let stream = connection.stream(config).await?;
+        Ok(Self { connection: connection.clone(), stream, subjects })
+    }
+
+    /// The number of its last message, as its leader has it now.
+    pub(super) async fn last(&self) -> Result<Revision> {
+        let info = tokio::time::timeout(TRY, self.stream.get_info()).await;
+        match info {
+            Ok(Ok(info)) => Ok(info.state.last_sequence),
+            Ok(Err(error)) => {
+                Err(Error::new(ErrorCode::Unavailable, format!("the store in NATS does not answer: {error}")))
+            }
+            Err(_) => {
+                Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer: no leader?"))
+            }
+        }
+        .map_err(|error: Error| error.hint("look at `nats stream report`, and at the logs of nats-server"))
+    }
+
+    /// The number of a key's last message, as the leader has it now; 0 when there is none.
+    pub(super) async fn last_of(&self, key: &Key) -> Result<Revision> {
+        let subject = self.subjects.clone() + &key.encode();
+        let got = self.stream.get_last_raw_message_by_subject(&subject);
+        match tokio::time::timeout(TRY, got).await {
+            Ok(Ok(message)) => Ok(message.sequence),
+            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Ok(Err(error)) => Err(Error::new(ErrorCode::Unavailable, error.to_string())),
+            Err(_) => Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer")),
+        }
+    }
+
+    /// Writes. Sent again where no answer came, and stored once however often it was sent.
+    pub(super) async fn write(
+        &self,
+        key: &Key,
+        write: Write,
+        expected: Option<Revision>,
+        deadline: Instant,
+    ) -> Result<Revision, Trouble> {
+        let mut headers = HeaderMap::new();
+        let id: u128 = rand::random();
+        headers.insert("Nats-Msg-Id", format!("{id:032x}"));
+        if let Some(expected) = expected {
+            headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
+        }
+        let mut payload = Bytes::new();
+        match write {
+            Write::Put { value, lease, object } => {
+                payload = value;
+                if let Some(LeaseId(lease)) = lease {
+                    headers.insert(LEASE, lease.to_string());
+                }
+                if let Some(object) = object {
+                    headers.insert(OBJECT, object);
+                }
+            }
+            Write::Lease(ttl) => headers.insert(TTL, ttl.as_millis().to_string()),
+            Write::Delete => {
+                headers.insert(OPERATION, "DEL");
+                headers.insert("Nats-TTL", format!("{}s", MARKS.as_secs()));
+            }
+        }
+        let subject = self.subjects.clone() + &key.encode();
+        let mut failures = 0;
+        loop {
+            let request = Request::new().payload(payload.clone()).headers(headers.clone()).timeout(Some(TRY));
+            let sent = self.connection.client.send_request(subject.clone(), request);
+            let why = match timeout_at(deadline, sent).await {
+                Ok(Ok(answer)) => match answered(&answer) {
+                    Ok(sequence) => return Ok(sequence),
+                    Err(Answer::Moved) => return Err(Trouble::Moved),
+                    Err(Answer::Refused(error)) => return Err(Trouble::Failed(error)),
+                    Err(Answer::Later(why)) => why,
+                },
+                Ok(Err(error)) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
+                    return Err(Trouble::Failed(Error::new(ErrorCode::TooLarge, error.to_string())));
+                }
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "no answer came in time".to_owned(),
+            };
+            failures += 1;
+            let again = Instant::now() + RETRY.wait(failures, id as u64);
+            if again >= deadline {
+                return Err(Trouble::Failed(
+                    Error::new(
+                        ErrorCode::Unavailable,
+                        format!(
+                            "the store in NATS did not take {key}: {why}; it may have been written or not"
+                        ),
+                    )
+                    .hint(
+                        "look at `nats stream report`, then read it, and write it again if it is not there",
+                    ),
+                ));
+            }
+            tokio::time::sleep_until(again).await;
+        }
+    }
+
+    /// What a message of the stream says.
+    pub(super) fn read(&self, sequence: Revision, message: &Message) -> Option<Record> {
+        let key = Key::decode(message.subject.strip_prefix(&self.subjects)?)?;
+        let header = |name| Some(message.headers.as_ref()?.get(name)?.as_str());
+        let what = match (header(OPERATION), header(TTL)) {
+            (Some("DEL" | "PURGE"), _) => What::Deleted,
+            (_, Some(millis)) => What::Lease(Duration::from_millis(millis.parse().ok()?)),
+            _ => What::Put {
+                value: message.payload.clone(),
+                lease: header(LEASE).and_then(|lease| Some(LeaseId(lease.parse().ok()?))),
+                object: header(OBJECT).map(str::to_owned),
+            },
+        };
+        // NATS marks by itself what its own limits removed.
+        let what = if header("Nats-Marker-Reason").is_some() { What::Deleted } else { what };
+        Some(Record { key, sequence, what })
+    }
+}
+
+enum Answer {
+    Moved,
+    Refused(Error),
+    Later(String),
+}
+
+fn answered(answer: &Message) -> Result<Revision, Answer> {
+    match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
+        Ok(Response::Ok(ack)) => Ok(ack.sequence),
+        Ok(Response::Err { error }) => match error.error_code() {
+            Code::STREAM_WRONG_LAST_SEQUENCE | Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
+                Err(Answer::Moved)
+            }
+            // The first one of those sent twice is still under way, or the leader has just changed.
+            Code::STREAM_DUPLICATE_MESSAGE_CONFLICT
+            | Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Err(Answer::Later(error.to_string())),
+            _ if error.code() >= 500 => Err(Answer::Later(error.to_string())),
+            _ => Err(Answer::Refused(Error::internal(format!("NATS refused to store it: {error}")))),
+        },
+        Err(error) => Err(Answer::Later(format!("that was no answer: {error}"))),
+    }
+}

@@ -1,0 +1,129 @@
+//! Values that are too large for a message: they lie in an object store of NATS, where `nats object` shows them.
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use async_nats::jetstream::object_store::{self, GetErrorKind, ObjectMetadata, ObjectStore};
+use async_nats::jetstream::stream;
+use bytes::Bytes;
+use crossdock_topics::{Error, ErrorCode, Result};
+use futures::StreamExt;
+use tokio::io::AsyncReadExt;
+use tokio::time::timeout;
+
+use crate::jetstream::connection::Connection;
+
+/// How long it may take to write or read one: 16 MiB.
+const PATIENCE: Duration = Duration::from_secs(60);
+/// What nobody refers to is removed when it is older: nobody is still about to.
+const LEFT: Duration = Duration::from_secs(3600);
+
+/// The objects.
+#[derive(Clone)]
+pub(super) struct Objects {
+    store: ObjectStore,
+    stream: stream::Stream,
+    bucket: String,
+}
+
+impl Objects {
+    /// Finds the object store, or makes it.
+    pub(super) async fn open(connection: &Connection) -> Result<Self> {
+        let bucket = format!("{}-objects", connection.prefix());
+        let store = match connection.context.get_object_store(&bucket).await {
+            Ok(store) => store,
+            Err(_) => {
+                let config = object_store::Config {
+                    bucket: bucket.clone(),
+                    description: Some("Large values of what the servers of a Crossdock cluster share".into()),
+                    num_replicas: connection.replicas(),
+                    ..Default::default()
+                };
+                connection.context.create_object_store(config).await.map_err(|error| {
+                    Error::new(
+                        ErrorCode::Unavailable,
+                        format!("the object store {bucket} can neither be found nor made in NATS: {error}"),
+                    )
+                })?
+            }
+        };
+        let stream = connection.context.get_stream(format!("OBJ_{bucket}")).await;
+        let stream = stream.map_err(|error| Error::new(ErrorCode::Unavailable, error.to_string()))?;
+        Ok(Self { store, stream, bucket })
+    }
+
+    /// Writes one, and gives it a name of its own.
+    pub(super) async fn put(&self, key: &str, value: &Bytes) -> Result<String> {
+        let name = format!("{key}@{:016x}", rand::random::<u64>());
+        let meta = ObjectMetadata { name: name.clone(), ..Default::default() };
+        let mut reader: &[u8] = value;
+        match timeout(PATIENCE, self.store.put(meta, &mut reader)).await {
+            Ok(Ok(_)) => Ok(name),
+            Ok(Err(error)) => Err(unavailable(&name, &error)),
+            Err(_) => Err(unavailable(&name, &"it takes too long")),
+        }
+    }
+
+    /// Reads one; `None` when it is gone.
+    ///
+    /// # Errors
+    /// `Unavailable`; also when it is not as it was written.
+    pub(super) async fn get(&self, name: &str) -> Result<Option<Bytes>> {
+        let reading = async {
+            let mut object = match self.store.get(name).await {
+                Ok(object) => object,
+                Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(unavailable(name, &error)),
+            };
+            let size = object.info().size;
+            let mut value = Vec::with_capacity(size.min(32 << 20));
+            object.read_to_end(&mut value).await.map_err(|error| unavailable(name, &error))?;
+            if value.len() != size {
+                return Err(unavailable(name, &"it is cut off"));
+            }
+            Ok(Some(Bytes::from(value)))
+        };
+        timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(unavailable(name, &"it takes too long")))
+    }
+
+    /// Removes one that nobody refers to any more. What fails here is left for [`Objects::sweep`].
+    pub(super) async fn remove(&self, name: &str) {
+        // Deleting it through the object store would leave a note of it for ever.
+        let removing = async {
+            let info = self.store.info(name).await.ok()?;
+            self.stream.purge().filter(format!("$O.{}.C.{}", self.bucket, info.nuid)).await.ok()?;
+            let meta = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, name);
+            self.stream.purge().filter(format!("$O.{}.M.{meta}", self.bucket)).await.ok()
+        };
+        if !matches!(timeout(PATIENCE, removing).await, Ok(Some(_))) {
+            tracing::debug!(name, "an object that nobody needs could not be removed yet");
+        }
+    }
+
+    /// Removes those that nobody refers to and that were not written lately.
+    pub(super) async fn sweep(&self, needed: impl Fn() -> HashSet<String>) {
+        let Ok(mut list) = self.store.list().await else { return };
+        let now = std::time::SystemTime::now();
+        let mut left = Vec::new();
+        while let Ok(Some(Ok(info))) = timeout(PATIENCE, list.next()).await {
+            let written = info.modified.and_then(|at| u64::try_from(at.unix_timestamp()).ok());
+            let written = written.map(|seconds| std::time::UNIX_EPOCH + Duration::from_secs(seconds));
+            let age = written.and_then(|written| now.duration_since(written).ok());
+            if age.is_some_and(|age| age > LEFT) {
+                left.push(info.name);
+            }
+        }
+        // Asked for after the list: what was referred to meanwhile is too young to be in it.
+        let needed = needed();
+        for name in left.iter().filter(|name| !needed.contains(*name)) {
+            self.remove(name).await;
+        }
+    }
+}
+
+fn unavailable(name: &str, why: &dyn std::fmt::Display) -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        format!("the large value {name} cannot be written or read in NATS: {why}"),
+    )
+}
