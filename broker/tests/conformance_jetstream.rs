@@ -91,7 +91,6 @@ const EXCEPTIONS: &[Exception] = &[
     not_yet("freight"),
     not_yet("store::definitions_are_read_here_and_written_elsewhere"),
     not_yet("watch::definitions_can_be_watched"),
-    not_yet("requests"),
 ];
 
 crossdock_topics::conformance_tests!(Prefix::new());

@@ -5,7 +5,9 @@
 mod connection;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod follow;
+mod instance;
 mod options;
+mod requests;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod store;
 mod unfinished;
@@ -20,6 +22,8 @@ use crossdock_topics::{Broker, Error, ErrorCode, Health, Result, Shutdown};
 pub use options::{JetStreamOptions, NatsLogin};
 
 use connection::Connection;
+use instance::Instance;
+use requests::RequestDesk;
 use store::KeyStore;
 
 /// How long what is under way may take to end when the broker is closed.
@@ -29,6 +33,8 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct JetStream {
     connection: Connection,
     store: KeyStore,
+    instance: Instance,
+    requests: RequestDesk,
     shutdown: Shutdown,
     closed: AtomicBool,
 }
@@ -42,14 +48,21 @@ impl JetStream {
     pub async fn open(options: JetStreamOptions) -> Result<Arc<Self>> {
         let connection = Connection::open(options).await?;
         let shutdown = Shutdown::new(GRACE);
-        let store = match Box::pin(KeyStore::open(&connection, &shutdown)).await {
-            Ok(store) => store,
+        match Box::pin(Self::start(connection.clone(), shutdown.clone())).await {
+            Ok(broker) => Ok(Arc::new(broker)),
             Err(error) => {
-                shutdown.drain().await;
-                return Err(error);
+                let _ = tokio::time::timeout(GRACE, shutdown.drain()).await;
+                connection.close().await;
+                Err(error)
             }
-        };
-        Ok(Arc::new(Self { connection, store, shutdown, closed: AtomicBool::new(false) }))
+        }
+    }
+
+    async fn start(connection: Connection, shutdown: Shutdown) -> Result<Self> {
+        let store = KeyStore::open(&connection, &shutdown).await?;
+        let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
+        let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
+        Ok(Self { connection, store, instance, requests, shutdown, closed: AtomicBool::new(false) })
     }
 
     /// Why it cannot be used, if it cannot.
@@ -75,7 +88,10 @@ impl Broker for JetStream {
 
     async fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
+            self.requests.close();
             self.store.close();
+            let leaving = self.instance.leave(&self.store);
+            let _ = tokio::time::timeout(self.shutdown.grace(), leaving).await;
             let _ = tokio::time::timeout(self.shutdown.grace(), self.shutdown.drain()).await;
             self.connection.close().await;
         }

@@ -5,11 +5,10 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crossdock_topics::{
     Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, ErrorCode, Expect, Explanation, Fetch, Log,
-    Message, Page, ParkedKey, PublishOptions, Published, Redrive, Reply, Request, Requests, Result, Revision,
-    Selection, ServiceName, Settled, Settlement, StartAt, Subscription, SubscriptionInfo, SubscriptionName,
-    Subscriptions, Topic, TopicInfo, TopicName,
+    Message, Page, ParkedKey, PublishOptions, Published, Redrive, Result, Revision, Selection, Settled,
+    Settlement, StartAt, Subscription, SubscriptionInfo, SubscriptionName, Subscriptions, Topic, TopicInfo,
+    TopicName,
 };
-use tokio::sync::mpsc;
 
 use super::JetStream;
 
@@ -124,17 +123,6 @@ impl Subscriptions for JetStream {
     }
 
     async fn explain(&self, _: &TopicName, _: u64) -> Result<Explanation> {
-        Err(unfinished())
-    }
-}
-
-#[async_trait]
-impl Requests for JetStream {
-    async fn request(&self, _: &ServiceName, _: Message, _: Duration) -> Reply {
-        Err(unfinished())
-    }
-
-    async fn serve(&self, _: &ServiceName, _: usize) -> Result<mpsc::Receiver<Request>> {
         Err(unfinished())
     }
 }
