@@ -48,7 +48,7 @@ impl JetStream {
     pub async fn open(options: JetStreamOptions) -> Result<Arc<Self>> {
         let connection = Connection::open(options).await?;
         let shutdown = Shutdown::new(GRACE);
-        match Box::pin(Self::start(connection.clone(), shutdown.clone())).await {
+        match Self::start(connection.clone(), shutdown.clone()).await {
             Ok(broker) => Ok(Arc::new(broker)),
             Err(error) => {
                 let _ = tokio::time::timeout(GRACE, shutdown.drain()).await;
@@ -59,7 +59,7 @@ impl JetStream {
     }
 
     async fn start(connection: Connection, shutdown: Shutdown) -> Result<Self> {
-        let store = KeyStore::open(&connection, &shutdown).await?;
+        let store = Box::pin(KeyStore::open(&connection, &shutdown)).await?;
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
         Ok(Self { connection, store, instance, requests, shutdown, closed: AtomicBool::new(false) })

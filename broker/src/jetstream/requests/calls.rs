@@ -53,14 +53,6 @@ struct Server {
     number: String,
 }
 
-/// What became of sending a request to one of them.
-enum Tried {
-    Answered(Reply),
-    Refused(Refusal),
-    /// It was not reached: nobody listens there at the moment.
-    Missed,
-}
-
 impl Calls {
     pub(super) fn start(
         connection: &Connection,
@@ -104,10 +96,10 @@ impl Calls {
             let (mut full, mut missed) = (false, false);
             for server in self.servers(service) {
                 match self.send(service, &server, &payload, deadline, timeout).await {
-                    Tried::Answered(reply) => return reply,
-                    Tried::Refused(Refusal::Full) => full = true,
-                    Tried::Refused(Refusal::Gone) => {}
-                    Tried::Missed => missed = true,
+                    Ok(reply) => return reply,
+                    Err(Refusal::Full) => full = true,
+                    Err(Refusal::Gone) => {}
+                    Err(Refusal::Missed) => missed = true,
                 }
             }
             if full {
@@ -149,7 +141,7 @@ impl Calls {
         payload: &Bytes,
         deadline: Instant,
         timeout: Duration,
-    ) -> Tried {
+    ) -> Result<Reply, Refusal> {
         let call = format!("{}.{}", self.instance, self.last.fetch_add(1, Ordering::Relaxed));
         let remaining = deadline.saturating_duration_since(Instant::now());
         let mut headers = HeaderMap::new();
@@ -170,24 +162,24 @@ impl Calls {
             answer = self.connection.client.send_request(subject, request) => answer,
             _ = went => {
                 waiting.done();
-                return Tried::Answered(Err(Responder::gone()));
+                return Ok(Err(Responder::gone()));
             }
         };
         match answer {
             Ok(answer) => {
                 waiting.done();
-                unpack_reply(answer).map_or_else(Tried::Refused, Tried::Answered)
+                unpack_reply(answer)
             }
             Err(error) if error.kind() == RequestErrorKind::NoResponders => {
                 waiting.done();
-                Tried::Missed
+                Err(Refusal::Missed)
             }
-            Err(error) if error.kind() == RequestErrorKind::TimedOut => Tried::Answered(Err(Error::new(
+            Err(error) if error.kind() == RequestErrorKind::TimedOut => Ok(Err(Error::new(
                 ErrorCode::Timeout,
                 format!("service {service} did not answer within {}", humantime::format_duration(timeout)),
             )
             .hint("see its log, or allow it more time"))),
-            Err(error) => Tried::Answered(Err(Error::new(
+            Err(error) => Ok(Err(Error::new(
                 ErrorCode::Unavailable,
                 format!("{service} could not be asked: {error}; it may have done its work or not"),
             ))),

@@ -140,4 +140,6 @@ fn unpack_reply(answer: async_nats::Message) -> Result<Reply, Refusal> {
 enum Refusal {
     Full,
     Gone,
+    /// It was not reached: nobody listens there at the moment.
+    Missed,
 }
