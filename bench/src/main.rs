@@ -188,10 +188,16 @@ async fn side_by_side(peers: &Peers) -> Result<(), Failure> {
         peers: peers.peers.clone(),
         budget: Duration::from_secs(peers.minutes * 60),
     };
+    // A task among the clients' own, as programs have them: on the runtime's first thread each message would wake
+    // another thread to be sent, and this one to be acknowledged, whosever client it is.
+    let mut measuring = tokio::task::JoinSet::new();
+    measuring.spawn(async move { side::run(&options).await });
     // Whoever ends this early ends the servers too: they are killed when what runs them is dropped.
     let mut terminated = tokio::signal::unix::signal(tokio::signal::unix::SignalKind::terminate())?;
     tokio::select! {
-        results = side::run(&options) => side::write(results?, &peers.results, peers.add),
+        results = measuring.join_next() => {
+            side::write(results.ok_or("nothing was measured")???, &peers.results, peers.add)
+        }
         _ = tokio::signal::ctrl_c() => Err("interrupted".into()),
         _ = terminated.recv() => Err("terminated".into()),
     }
