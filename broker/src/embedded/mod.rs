@@ -49,6 +49,7 @@ use crate::store_view as store;
 use database::Database;
 use log::TopicLog;
 use queue::{Budget, Queue};
+use syncer::Finishing;
 use writer::{Command, Pass, Writer};
 
 use crate::delivery::{LONGEST_WAIT, SubscriptionState};
@@ -113,6 +114,7 @@ struct Shared {
     requests: requests::RequestTable,
     commands: Queue<Command>,
     passes: Queue<Pass>,
+    finishing: Mutex<Finishing>,
     /// Nothing is ever in it: closing it ends the compactor.
     compacting: Queue<std::convert::Infallible>,
     budget: Budget,
@@ -211,6 +213,7 @@ impl Embedded {
             requests: requests::RequestTable::default(),
             commands: Queue::new(usize::MAX),
             passes: Queue::new(WAITING_PASSES),
+            finishing: Mutex::new(Finishing::new(options.recent_bytes)),
             compacting: Queue::new(1),
             budget: Budget::new(options.waiting_bytes),
             failure: OnceLock::new(),

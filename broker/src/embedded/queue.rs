@@ -78,6 +78,13 @@ impl<T> Queue<T> {
         open
     }
 
+    /// Whether the emptying thread sleeps, and so has done with all that it took. Nothing wakes it before the next
+    /// entry.
+    pub(super) fn is_idle(&self) -> bool {
+        let state = self.state.lock();
+        state.sleeping && state.entries.is_empty()
+    }
+
     /// Refuses what comes from now on.
     pub(super) fn close(&self) {
         self.state.lock().closed = true;

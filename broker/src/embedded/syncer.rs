@@ -1,7 +1,8 @@
 //! The second thread: makes written passes durable, then visible, then answers.
 //!
 //! While one sync is under way the writer goes on; all that it has written by the time the sync is done is
-//! covered by the next one. So the number of messages in a sync follows the load by itself.
+//! covered by the next one. So the number of messages in a sync follows the load by itself. A small pass that comes
+//! while this thread sleeps is finished by the writer.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -18,9 +19,26 @@ use crate::delivery::block::Block;
 
 /// Runs until the queue of passes is closed and empty.
 pub(super) fn run(shared: &Shared, database: &Database) {
-    let mut recent = Recent { order: VecDeque::new(), bytes: 0, limit: shared.options.recent_bytes };
     let mut passes = Vec::new();
     while shared.passes.take(&mut passes, Duration::from_secs(3600)) {
+        shared.finishing.lock().finish(shared, database, &mut passes);
+    }
+}
+
+/// Finishes passes: for the syncer, and for the writer while the syncer sleeps.
+pub(super) struct Finishing {
+    recent: Recent,
+}
+
+impl Finishing {
+    /// Keeps at most so many bytes of blocks in memory.
+    pub(super) fn new(recent_bytes: usize) -> Self {
+        Self { recent: Recent { order: VecDeque::new(), bytes: 0, limit: recent_bytes } }
+    }
+
+    /// Makes passes durable with one sync, then visible, then answers. They come in the order in which they were
+    /// written.
+    pub(super) fn finish(&mut self, shared: &Shared, database: &Database, passes: &mut Vec<Pass>) {
         let level = passes.iter().map(|pass| pass.level).max().unwrap_or(Durability::Memory);
         if level > Durability::Memory
             && shared.failure().is_none()
@@ -34,7 +52,7 @@ pub(super) fn run(shared: &Shared, database: &Database) {
         let failure = shared.failure();
         for pass in passes.drain(..) {
             if failure.is_none() {
-                reveal(shared, &mut recent, pass.blocks, pass.effects);
+                reveal(shared, &mut self.recent, pass.blocks, pass.effects);
                 if !pass.changes.is_empty() {
                     shared.store.apply(pass.changes);
                 }

@@ -1,9 +1,10 @@
 //! The one thread that writes.
 //!
 //! It takes all commands that wait, turns them into one RocksDB batch (a *pass*), writes that unsynced, hands
-//! the pass to the syncer, and is already on the next one. What is decided here is decided on what was written,
-//! not on what is durable: the syncer makes passes durable and visible in the same order, and if it cannot,
-//! nothing of this or later passes is ever acknowledged or seen.
+//! the pass to the syncer, and is already on the next one. Where little is under way it does the syncer's part itself:
+//! then waking another thread would take longer than what is gained by it. What is decided here is decided on what was
+//! written, not on what is durable: passes become durable and visible in the same order, and if they cannot, nothing
+//! of this or later passes is ever acknowledged or seen.
 
 mod appends;
 mod compaction;
@@ -40,6 +41,9 @@ use crate::delivery::{Keep, Operation, Sieve, SubscriptionState};
 const TICK: Duration = Duration::from_millis(250);
 /// A pass is closed beyond this many bytes, so that the sync of one does not wait for ever more of the next.
 const PASS_BYTES: usize = 8 * 1024 * 1024;
+/// A pass of at most so many bytes is finished here while the syncer has nothing to do. What comes meanwhile waits for
+/// it, as it would wait for the syncer; only writing it is not done meanwhile, which is quick for so little.
+const SMALL_BYTES: usize = 16 * 1024;
 
 /// What the writer is asked to do.
 pub(super) enum Command {
@@ -256,12 +260,19 @@ pub(super) struct Writer {
     persist: Vec<Arc<SubscriptionState>>,
     pass: Pass,
     numbers_changed: bool,
+    /// Room for the one that is finished here.
+    finishing: Vec<Pass>,
 }
 
 impl Pass {
     /// Whether somebody waits for a settlement in it.
     pub(super) fn settles(&self) -> bool {
         self.answers.iter().any(|answer| matches!(answer, Answer::Settled(..)))
+    }
+
+    /// Whether the writer may finish it itself.
+    fn is_small(&self) -> bool {
+        self.bytes <= SMALL_BYTES && self.effects.is_empty()
     }
 
     fn empty() -> Self {
@@ -324,6 +335,7 @@ impl Writer {
             persist: Vec::new(),
             pass: Pass::empty(),
             numbers_changed: false,
+            finishing: Vec::new(),
         }
     }
 
@@ -627,6 +639,11 @@ impl Writer {
         if self.shared.failure().is_some() {
             pass.level = Durability::Memory;
         }
-        self.shared.passes.push_waiting(pass);
+        if pass.is_small() && self.shared.passes.is_idle() {
+            self.finishing.push(pass);
+            self.shared.finishing.lock().finish(&self.shared, &self.database, &mut self.finishing);
+        } else {
+            self.shared.passes.push_waiting(pass);
+        }
     }
 }
