@@ -8,6 +8,7 @@ mod greeting;
 mod publish;
 mod serving;
 mod session;
+mod threads;
 mod watch;
 
 use std::sync::Arc;
@@ -22,6 +23,7 @@ use super::pipe::{Pipe, Stream};
 use super::tls::ServerTls;
 use serving::Servings;
 use session::Session;
+use threads::Threads;
 
 /// How long the last words to a client may take.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -75,6 +77,7 @@ struct Server {
 
 /// Offers a broker until shutdown. Then clients are told to drain, and this returns when all have gone, or after the
 /// shutdown's grace. Without `access` everybody may do everything: only for listeners that nobody else can reach.
+/// Connections are served by threads of their own, one for each processor.
 pub async fn serve(
     options: ServeOptions,
     listener: TcpListener,
@@ -84,6 +87,7 @@ pub async fn serve(
 ) {
     let places = Arc::new(Semaphore::new(options.connections));
     let part = shutdown.child();
+    let threads = Threads::start();
     let server =
         Arc::new(Server { options, broker, access, servings: Servings::default(), shutdown: part.clone() });
     loop {
@@ -104,17 +108,30 @@ pub async fn serve(
             tracing::warn!(%peer, limit = server.options.connections, "too many clients, one is refused");
             continue;
         };
-        let _ = stream.set_nodelay(true);
         let server = server.clone();
-        part.tasks().spawn(async move {
-            converse(&server, stream, &peer.to_string()).await;
-            drop(place);
-        });
+        let thread = threads.place();
+        let served = thread.clone();
+        let serving = async move {
+            match moved_here(stream) {
+                Ok(stream) => converse(&server, stream, &peer.to_string()).await,
+                Err(error) => tracing::warn!(%peer, %error, "a connection could not be taken over"),
+            }
+            drop((place, served));
+        };
+        part.tasks().spawn_on(serving, &thread.executor);
     }
     drop(listener);
     if tokio::time::timeout(part.grace() + Duration::from_secs(1), part.drain()).await.is_err() {
         tracing::warn!("some clients have not gone in time");
     }
+    threads.end().await;
+}
+
+/// A connection that was accepted on another thread, so that what comes over it wakes this one.
+fn moved_here(stream: TcpStream) -> std::io::Result<TcpStream> {
+    let stream = TcpStream::from_std(stream.into_std()?)?;
+    let _ = stream.set_nodelay(true);
+    Ok(stream)
 }
 
 /// One client's whole stay.
