@@ -48,7 +48,7 @@ enum Step {
     GiveUpKey(usize),
     Trim(usize),
     Seek(usize),
-    Redefine { max_failures: u32, max_in_flight: usize },
+    Redefine { max_failures: u32, max_in_flight: usize, by_key: Option<bool> },
     Sync { back: usize },
     Crash { back: usize },
 }
@@ -88,7 +88,8 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(Step::GiveUpKey),
         1 => which().prop_map(Step::Trim),
         1 => which().prop_map(Step::Seek),
-        1 => (1..4u32, 1..12usize).prop_map(|(max_failures, max_in_flight)| Step::Redefine { max_failures, max_in_flight }),
+        1 => (1..4u32, 1..12usize, proptest::option::weighted(0.4, any::<bool>()))
+            .prop_map(|(max_failures, max_in_flight, by_key)| Step::Redefine { max_failures, max_in_flight, by_key }),
         6 => (0..BACK).prop_map(|back| Step::Sync { back }),
         1 => (0..BACK).prop_map(|back| Step::Crash { back }),
     ]
@@ -392,7 +393,7 @@ impl Bench {
                 let drops = self.group.needs() < head;
                 self.apply(Event::Trimmed(head));
                 self.model.trim(head);
-                if drops {
+                if drops && self.model.rules.by_key {
                     self.hold();
                 }
             }
@@ -400,13 +401,21 @@ impl Bench {
                 let to = (which % (count + 1)) as u64;
                 self.apply(Event::Seek(to));
                 self.model.seek(to);
-                self.hold();
+                if self.model.rules.by_key {
+                    self.hold();
+                }
             }
-            Step::Redefine { max_failures, max_in_flight } => {
-                self.model.rules = Rules { max_failures, max_in_flight, ..self.model.rules };
+            Step::Redefine { max_failures, max_in_flight, by_key } => {
+                let before = self.model.rules;
+                let by_key = by_key.filter(|_| !before.by_priority).unwrap_or(before.by_key);
+                self.model.redefine(Rules { max_failures, max_in_flight, by_key, ..before }, self.now);
+                let unkeyed = self.group.unkeyed().into_iter();
+                let facts = unkeyed.map(|offset| (offset, self.model.get(offset).fresh.facts)).collect();
                 let rules = group_rules(self.model.rules);
-                self.apply(Event::Redefine(&rules));
-                self.hold();
+                self.apply(Event::Redefine { rules: &rules, facts: &facts });
+                if before.by_key || by_key {
+                    self.hold();
+                }
             }
             Step::Sync { back } => self.sync(self.past.len() - 1 - back.min(self.past.len() - 1)),
             Step::Crash { back } => self.crash(back),
@@ -414,13 +423,11 @@ impl Bench {
         self.model.turns(self.now);
     }
 
-    /// With order by key nothing more is delivered until this is durable.
+    /// Nothing more is delivered until this is durable.
     fn hold(&mut self) {
-        if self.model.rules.by_key {
-            self.held = self.group.awaited();
-            assert!(self.held.is_some());
-            self.model.is_held = true;
-        }
+        self.held = self.group.awaited();
+        assert!(self.held.is_some());
+        self.model.is_held = true;
     }
 
     /// What was written up to there is durable.
@@ -452,7 +459,6 @@ impl Bench {
         let Written { disk, mut model, .. } = self.past.swap_remove(at);
         let published = self.model.messages.split_off(model.messages.len());
         published.into_iter().for_each(|message| model.publish(message.fresh));
-        model.rules = self.model.rules;
         let place = Place::decode(&disk.place).unwrap();
         let facts = |offset: u64| model.get(offset).fresh.facts;
         let saved = Saved {
@@ -460,7 +466,12 @@ impl Bench {
             waiting: disk
                 .waiting
                 .iter()
-                .map(|(offset, bytes)| (*offset, Waiting::decode(bytes).unwrap()))
+                .map(|(offset, bytes)| {
+                    let mut waiting = Waiting::decode(bytes).unwrap();
+                    // It may be from before keys counted.
+                    waiting.facts.key = waiting.facts.key.or(facts(*offset).key);
+                    (*offset, waiting)
+                })
                 .collect(),
             dead: disk
                 .dead
@@ -515,7 +526,9 @@ impl Bench {
     fn note(&mut self) {
         self.reckon();
         let awaited = self.group.awaited();
-        self.past.push(Written { disk: self.disk.clone(), model: self.model.clone(), awaited });
+        let (disk, mut model) = (self.disk.clone(), self.model.clone());
+        model.restart(model.next, self.now);
+        self.past.push(Written { disk, model, awaited });
         if self.past.len() > BACK {
             self.sync(1);
         }

@@ -59,7 +59,9 @@ pub enum Order {
     /// is released or given up; see [`ParkedKey`]. A consumer's `Reject` sends the message to the dead letters and the
     /// key goes on. Keys are spread over 256 slots, and slots over the consumers that have joined, so that a
     /// consumer sees the same keys for as long as it and the others stay; a slot that changes hands waits until
-    /// what its old owner holds is settled or given back. Messages without a key are not ordered.
+    /// what its old owner holds is settled or given back. Messages without a key are not ordered. Chosen for a
+    /// subscription in use, it counts for all that is not settled, but what is with consumers at that moment stays there; a
+    /// dead letter from before that is redriven without regard to its key.
     Key,
 }
 

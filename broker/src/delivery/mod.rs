@@ -28,7 +28,7 @@ use crossdock_topics::{Result, StartAt, Timestamp, TopicName};
 use crate::group::Waiting;
 use block::Block;
 pub(crate) use feed::{Feed, READ_BYTES, Recent};
-pub(crate) use restore::Restoring;
+pub(crate) use restore::{Restoring, facts};
 pub(crate) use sieve::Sieve;
 pub(crate) use subscription::SubscriptionState;
 

@@ -1,14 +1,14 @@
 //! Reading back what was kept of a subscription in one topic.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use crossdock_topics::{Error, Result, Subscription};
+use crossdock_topics::{Error, Order, Result, Subscription};
 
 use super::block::Block;
 use super::keys;
 use super::reader::Regard;
-use crate::group::{Dead, Group, Place, Rules, Saved, Waiting};
+use crate::group::{Dead, Facts, Group, Place, Rules, Saved, Waiting};
 
 /// What was kept, as far as it has been read.
 #[derive(Default)]
@@ -53,18 +53,40 @@ impl Restoring {
         mut block: impl FnMut(u64) -> Result<Option<Arc<Block>>>,
     ) -> Result<(Group, BTreeSet<u64>)> {
         let mut saved = Saved { place: self.place.unwrap_or_else(|| Place::at(head)), ..self.saved };
-        let regard = Regard::new(definition, None);
-        if regard.has_facts() {
-            let mut near: Option<Arc<Block>> = None;
-            for offset in saved.place.open.iter() {
-                if near.as_ref().is_none_or(|block| block.range().end <= offset) {
-                    near = block(offset)?;
-                }
-                if let Some(found) = near.as_ref().and_then(|block| block.find(offset)) {
-                    saved.facts.insert(offset, regard.facts(&found.record));
-                }
+        if Regard::new(definition, None).has_facts() {
+            saved.facts = facts(definition, saved.place.open.iter(), &mut block)?;
+        }
+        if definition.order == Order::Key {
+            // What was recorded before order by key was chosen.
+            let unkeyed = saved.waiting.iter().filter(|(_, waiting)| waiting.facts.key.is_none());
+            let keyed = facts(definition, unkeyed.map(|(offset, _)| *offset), &mut block)?;
+            for (offset, waiting) in &mut saved.waiting {
+                waiting.facts.key = waiting.facts.key.or_else(|| keyed.get(offset)?.key);
             }
         }
         Ok((Group::new(Rules::from(definition), saved, token), self.mended))
     }
+}
+
+/// What the log says of these messages, which come in order. Those that are gone are left out.
+///
+/// # Errors
+/// What loading a block fails with.
+pub(crate) fn facts(
+    definition: &Subscription,
+    offsets: impl IntoIterator<Item = u64>,
+    mut block: impl FnMut(u64) -> Result<Option<Arc<Block>>>,
+) -> Result<BTreeMap<u64, Facts>> {
+    let regard = Regard::new(definition, None);
+    let mut facts = BTreeMap::new();
+    let mut near: Option<Arc<Block>> = None;
+    for offset in offsets {
+        if near.as_ref().is_none_or(|block| block.range().end <= offset) {
+            near = block(offset)?;
+        }
+        if let Some(found) = near.as_ref().and_then(|block| block.find(offset)) {
+            facts.insert(offset, regard.facts(&found.record));
+        }
+    }
+    Ok(facts)
 }

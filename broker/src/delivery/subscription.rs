@@ -1,7 +1,7 @@
 //! One subscription at work: its definition, its consumers, and what becomes of what they were given. How they are
 //! given something is in [`super::take`].
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering, fence};
 use std::time::Duration;
@@ -19,7 +19,7 @@ use super::members::{Awaited, Listed, Listing, Member, Members};
 use super::reader::Peeked;
 use super::sieve::Sieve;
 use super::sift::Verdicts;
-use crate::group::{Action, Event, Group, Rules, Slots, Waiting};
+use crate::group::{Action, Event, Facts, Group, Rules, Slots, Waiting};
 
 pub(crate) struct SubscriptionState {
     pub(crate) id: u32,
@@ -87,13 +87,24 @@ impl SubscriptionState {
         (inner.definition.clone(), inner.revision)
     }
 
+    /// Holds back what is not settled until the next write is durable; gives those messages of which no key is known.
+    pub(crate) fn hold(&self, now: Timestamp) -> Vec<(Arc<Feed>, Vec<u64>)> {
+        let mut inner = self.inner.lock();
+        inner.each(&self.listing, |_| Event::Hold, now);
+        inner.members.iter().map(|member| (member.log.clone(), member.group.unkeyed())).collect()
+    }
+
+    /// Goes by another definition. Where order by key begins, `facts` are those of what [`SubscriptionState::hold`] gave, by
+    /// topic.
     pub(crate) fn redefine(
         &self,
         definition: Subscription,
         sieve: Option<Arc<Sieve>>,
         revision: Revision,
+        facts: &HashMap<u32, BTreeMap<u64, Facts>>,
         now: Timestamp,
     ) {
+        let none = BTreeMap::new();
         let mut inner = self.inner.lock();
         inner.sieve = sieve;
         for id in inner.members.ids() {
@@ -106,7 +117,11 @@ impl SubscriptionState {
         inner.definition = Arc::new(definition);
         inner.revision = revision;
         inner.share_out();
-        inner.each(&self.listing, |_| Event::Redefine(&rules), now);
+        let redefine = |member: &Member| {
+            let facts = facts.get(&member.log.id).unwrap_or(&none);
+            Event::Redefine { rules: &rules, facts }
+        };
+        inner.each(&self.listing, redefine, now);
         for member in inner.members.iter() {
             self.listing.list(&member.listed);
         }
@@ -289,11 +304,17 @@ impl SubscriptionState {
     pub(crate) fn compacted(&self, log: &Feed, removed: &[u64], now: Timestamp) {
         let (Some(first), Some(last)) = (removed.first(), removed.last()) else { return };
         let mut inner = self.inner.lock();
+        let by_key = inner.definition.order == Order::Key;
         let Some(member) = inner.members.get(log.id) else { return };
+        // A later message of a key may not be seen before it is durable that an earlier one is gone.
+        let hold = by_key && member.group.first_unsettled() <= *last;
         let dead = member.group.dead_after(first.checked_sub(1)).take_while(|offset| offset <= last);
         let gone: Vec<u64> = dead.filter(|offset| removed.binary_search(offset).is_ok()).collect();
         for offset in gone {
             inner.members.apply(log.id, Event::Discard(offset), now, &self.listing);
+        }
+        if hold {
+            inner.members.apply(log.id, Event::Hold, now, &self.listing);
         }
     }
 
@@ -488,6 +509,7 @@ impl Inner {
         };
     }
 
+    /// Applies an event to the group of each topic.
     fn each<'a>(&mut self, listing: &Listing, event: impl Fn(&Member) -> Event<'a>, now: Timestamp) {
         for id in self.members.ids() {
             if let Some(event) = self.members.get(id).map(&event) {

@@ -160,8 +160,26 @@ impl Group {
         }
     }
 
-    /// Other rules. Without order by key nothing waits behind a key any more, and no key is parked.
-    pub(super) fn redefine(&mut self, rules: Rules, now: Timestamp, actions: &mut Vec<Action>) {
+    /// The messages that are not settled and of which no key is known, in order.
+    #[must_use]
+    pub fn unkeyed(&self) -> Vec<u64> {
+        let flying = self.in_flight.iter().map(|(offset, flight)| (*offset, &flight.known));
+        let aside = self.aside.iter().map(|(offset, aside)| (*offset, &aside.known));
+        let unkeyed = flying.chain(aside).filter(|(_, known)| known.facts.key.is_none());
+        let mut offsets: Vec<u64> = unkeyed.map(|(offset, _)| offset).collect();
+        offsets.sort_unstable();
+        offsets
+    }
+
+    /// Other rules. Without order by key nothing waits behind a key any more, and no key is parked. Where it begins, what is
+    /// in flight stays there, and its keys go on when all of that is settled.
+    pub(super) fn redefine(
+        &mut self,
+        rules: Rules,
+        facts: &BTreeMap<u64, Facts>,
+        now: Timestamp,
+        actions: &mut Vec<Action>,
+    ) {
         let rearrange = rules.by_key != self.rules.by_key || rules.by_priority != self.rules.by_priority;
         let by_key = rules.by_key || self.rules.by_key;
         self.rules = rules;
@@ -180,6 +198,11 @@ impl Group {
                     actions.push(Action::Record { offset, waiting });
                 }
             }
+        }
+        let flying = self.in_flight.iter_mut().map(|(offset, flight)| (offset, &mut flight.known));
+        let aside = self.aside.iter_mut().map(|(offset, aside)| (offset, &mut aside.known));
+        for (offset, known) in flying.chain(aside) {
+            known.facts.key = known.facts.key.or_else(|| facts.get(offset)?.key);
         }
         self.rearrange();
         actions.extend([Action::Place, Action::Available]);

@@ -93,37 +93,41 @@ impl Lanes {
     }
 }
 
-/// Who holds messages of which slot. All that are held of a slot by consumers that have joined are held by one.
+/// Who holds messages of which slot, and how many. All that are held of a slot by consumers that have joined are held by
+/// one, but for those that were taken before order by key began.
 #[derive(Clone, Debug, Default)]
-pub(super) struct Holders(BTreeMap<u8, (ConsumerId, usize)>);
+pub(super) struct Holders(BTreeMap<(u8, ConsumerId), usize>);
 
 impl Holders {
+    fn in_slot(&self, slot: u8) -> impl Iterator<Item = ConsumerId> {
+        let all = (slot, ConsumerId(0))..=(slot, ConsumerId(u64::MAX));
+        self.0.range(all).map(|((_, consumer), _)| *consumer)
+    }
+
     /// Whether `consumer` may take from a slot: it owns it, and what another one holds of it has been settled or given
     /// back. Whoever has not joined may take from any.
     pub(super) fn let_take(&self, consumer: Option<ConsumerId>, slot: u8, slots: &Slots) -> bool {
         let Some(consumer) = consumer else { return true };
-        slots.owner(slot) == Some(consumer) && self.0.get(&slot).is_none_or(|(holder, _)| *holder == consumer)
+        slots.owner(slot) == Some(consumer) && self.in_slot(slot).all(|holder| holder == consumer)
     }
 
     /// Who holds messages of a slot.
     pub(super) fn of(&self, slot: u8) -> Option<ConsumerId> {
-        self.0.get(&slot).map(|(holder, _)| *holder)
+        self.in_slot(slot).next()
     }
 
     pub(super) fn take(&mut self, consumer: ConsumerId, slot: u8) {
-        self.0.entry(slot).or_insert((consumer, 0)).1 += 1;
+        *self.0.entry((slot, consumer)).or_default() += 1;
     }
 
-    /// A message is no longer held; gives whether it was the last one of the slot.
+    /// A message is no longer held; gives whether it was the last one of the slot that this consumer held.
     pub(super) fn give(&mut self, consumer: ConsumerId, slot: u8) -> bool {
-        let Some((_, held)) = self.0.get_mut(&slot).filter(|(holder, _)| *holder == consumer) else {
-            return false;
-        };
+        let Some(held) = self.0.get_mut(&(slot, consumer)) else { return false };
         *held -= 1;
         if *held > 0 {
             return false;
         }
-        self.0.remove(&slot);
+        self.0.remove(&(slot, consumer));
         true
     }
 }

@@ -147,8 +147,16 @@ pub enum Event<'a> {
     Trimmed(u64),
     /// The place is moved: everything from here on is delivered, and nothing before it.
     Seek(u64),
-    /// The rules are others from now on. What was looked at before keeps no order that it did not have.
-    Redefine(&'a Rules),
+    /// The rules are others from now on. Where order by key begins, `facts` tells the keys of [`Group::unkeyed`]; one that
+    /// is absent has none.
+    Redefine {
+        /// The rules.
+        rules: &'a Rules,
+        /// What the log says of messages that were looked at before.
+        facts: &'a BTreeMap<u64, Facts>,
+    },
+    /// Nothing is delivered before what is persisted next is durable.
+    Hold,
     /// What was persisted when [`Group::awaited`] gave this number is durable.
     Synced(u64),
 }
@@ -407,7 +415,8 @@ impl Group {
             },
             Event::Trimmed(head) => self.trim(head, actions),
             Event::Seek(to) => self.seek(to, actions),
-            Event::Redefine(rules) => self.redefine(rules.clone(), now, actions),
+            Event::Redefine { rules, facts } => self.redefine(rules.clone(), facts, now, actions),
+            Event::Hold => self.hold(actions),
             Event::Synced(number) => self.synced(number, actions),
         }
     }

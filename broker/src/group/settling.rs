@@ -55,10 +55,15 @@ impl Group {
     ) {
         known.failures = known.failures.saturating_add(1);
         if known.failures >= self.rules.max_failures {
-            return match known.facts.key {
-                Some(_) => self.park(offset, known, reason, by, now, actions),
-                None => self.bury(offset, known, reason, by, now, actions),
-            };
+            match known.facts.key {
+                None => return self.bury(offset, known, reason, by, now, actions),
+                Some(key) if self.lanes.of(key).is_none_or(|(head, _)| head == offset) => {
+                    return self.park(offset, known, reason, by, now, actions);
+                }
+                // Taken before order by key began, together with another one of its key. It fails for good when its turn
+                // has come.
+                Some(_) => {}
+            }
         }
         let wait = after.unwrap_or_else(|| self.rules.backoff.wait(known.failures, offset));
         let due = now.after(wait);

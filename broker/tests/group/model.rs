@@ -49,6 +49,8 @@ pub(crate) struct Message {
     pub(crate) deliveries: u32,
     pub(crate) failures: u32,
     pub(crate) memory: Option<Memory>,
+    /// Whether its key is not known: it was given up while keys did not count.
+    is_unkeyed: bool,
 }
 
 #[derive(Clone, Debug)]
@@ -92,7 +94,14 @@ impl Model {
 
     pub(crate) fn publish(&mut self, fresh: Fresh) {
         let state = State::Unseen;
-        self.messages.push(Message { fresh, state, deliveries: 0, failures: 0, memory: None });
+        self.messages.push(Message {
+            fresh,
+            state,
+            deliveries: 0,
+            failures: 0,
+            memory: None,
+            is_unkeyed: false,
+        });
     }
 
     fn at(&mut self, offset: u64) -> &mut Message {
@@ -108,7 +117,7 @@ impl Model {
     }
 
     fn key(&self, message: &Message) -> Option<KeyHash> {
-        message.fresh.facts.key.filter(|_| self.rules.by_key)
+        message.fresh.facts.key.filter(|_| self.rules.by_key && !message.is_unkeyed)
     }
 
     pub(crate) fn in_flight(&self) -> usize {
@@ -136,7 +145,7 @@ impl Model {
     /// nothing of its key comes that is done with, unless that would wait behind it there as well.
     pub(crate) fn is_safe(&self, offset: u64, past: &Model, now: Timestamp) -> bool {
         let Some(key) = self.key(self.get(offset)) else { return true };
-        past.turn.get(&key) == Some(&offset)
+        past.head(key, now) == Some(offset)
             || past.open_here(self, now).iter().all(|other| self.key(self.get(*other)) != Some(key))
     }
 
@@ -258,11 +267,15 @@ impl Model {
 
     /// A failure; `due` is when the group says that the message may come again.
     pub(crate) fn fail(&mut self, offset: u64, due: impl FnOnce(u32) -> Timestamp, now: Timestamp) {
-        let (rules, keyed) = (self.rules, self.key(self.get(offset)).is_some());
+        let rules = self.rules;
+        let key = self.key(self.get(offset));
+        let keyed = key.is_some();
+        // Only whose turn it is can park its key.
+        let waits = key.and_then(|key| self.head(key, now)).is_some_and(|head| head != offset);
         let message = self.at(offset);
         message.failures += 1;
         let (deliveries, failures) = (message.deliveries, message.failures);
-        if failures < rules.max_failures {
+        if failures < rules.max_failures || waits {
             let due = due(failures);
             message.state = State::Waiting { due };
             message.memory = Some(Memory { due, deliveries, failures, parked: false });
@@ -293,8 +306,10 @@ impl Model {
         if self.get(offset).is_open() {
             self.unsynced.insert(offset);
         }
+        let by_key = self.rules.by_key;
         let message = self.at(offset);
         (message.state, message.memory) = (state, None);
+        message.is_unkeyed |= state == State::Dead && !by_key;
     }
 
     pub(crate) fn extend(&mut self, offset: u64, until: Timestamp) {
@@ -331,12 +346,37 @@ impl Model {
             if message.fresh.offset >= to {
                 (message.deliveries, message.failures) = (0, 0);
                 (message.state, message.memory) = (State::Unseen, None);
+                message.is_unkeyed = false;
             } else if message.state != State::Dead {
                 (message.state, message.memory) = (State::Done, None);
             }
         }
         self.next = to;
         self.turn.clear();
+    }
+
+    /// Other rules. Where order by key ends, a parked key's message is as if it had been released; where it begins, what is
+    /// with consumers comes first of its key.
+    pub(crate) fn redefine(&mut self, rules: Rules, now: Timestamp) {
+        let changes = rules.by_key != self.rules.by_key;
+        self.rules = rules;
+        if !changes {
+            return;
+        }
+        self.turn.clear();
+        for message in self.messages.iter_mut().filter(|message| message.is_open()) {
+            message.is_unkeyed = false;
+            if let (State::Parked, Some(memory)) = (message.state, &mut message.memory) {
+                (message.state, message.failures) = (State::Waiting { due: memory.due }, 0);
+                *memory = Memory { due: now, failures: 0, parked: false, ..*memory };
+            }
+        }
+        for message in &self.messages {
+            if let (State::Flying { .. }, Some(key)) = (message.state, self.key(message)) {
+                self.turn.entry(key).or_insert(message.fresh.offset);
+            }
+        }
+        self.turns(now);
     }
 
     /// What is left after the process died.
@@ -347,6 +387,7 @@ impl Model {
         self.is_held = false;
         for message in self.messages.iter_mut().filter(|message| message.is_open()) {
             (message.deliveries, message.failures) = (0, 0);
+            message.is_unkeyed = false;
             message.state = match message.memory {
                 Some(memory) => {
                     (message.deliveries, message.failures) = (memory.deliveries, memory.failures);

@@ -4,12 +4,15 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, ConsumerId, Durability, Fetch, MessageState, Order, Outcome, Redrive, Selection, Settlement,
-    StartAt, Subscription, SubscriptionName, Subscriptions, Timestamp,
+    Broker, Clock, ConsumerId, Durability, Fetch, MessageState, Order, Outcome, Redrive, Selection,
+    Settlement, StartAt, Subscription, SubscriptionName, Subscriptions, Timestamp,
 };
 use parking_lot::{Condvar, Mutex};
 
 use super::*;
+use crate::delivery::block::Builder;
+use crate::delivery::{Feed, SubscriptionState};
+use crate::group::{Group, Place, Rules};
 
 /// A clock that is set by hand, and keeps the syncer waiting when it is told to: what that has made durable it has not
 /// said yet.
@@ -144,4 +147,52 @@ async fn after_each_change_of_place_or_rules_it_goes_on() {
     let again = next(3).await;
     broker.settle(&s, Settlement::ack([again])).await.unwrap();
     next(5).await;
+}
+
+#[tokio::test]
+async fn where_order_begins_it_counts_for_what_was_looked_at_before_also_after_a_restart() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(&folder);
+    let (t, s): (_, SubscriptionName) = (topic(&broker, "t").await, name("s"));
+    let definition = Subscription::new(s.clone(), vec![name("t")]);
+    subscribe(&broker, definition.clone()).await;
+    let batch = of_one_key((0..4).map(|n| Message::new(n.to_string())));
+    broker.publish(&t, batch, Default::default()).await.unwrap();
+    let take = async |broker: &Embedded, wait| broker.fetch(&s, fetch(None, wait)).await.unwrap();
+    let held = broker.fetch(&s, Fetch::new(None, 3, Duration::from_secs(5))).await.unwrap();
+    assert_eq!(held.len(), 3);
+    let outcome = Outcome::Retry { after: Some(Duration::ZERO), reason: "x".into() };
+    let settlement = Settlement { outcomes: vec![(held[1].id, outcome)], ..Settlement::default() };
+    broker.settle(&s, settlement).await.unwrap();
+
+    subscribe(&broker, Subscription { order: Order::Key, ..definition.clone() }).await;
+    let early = take(&broker, Duration::from_millis(50)).await;
+    assert!(early.is_empty(), "0 and 2 are in flight: {early:?}");
+    broker.settle(&s, Settlement::ack([held[2].id])).await.unwrap();
+    assert!(take(&broker, Duration::from_millis(50)).await.is_empty(), "0 is in flight");
+    broker.close().await;
+
+    let broker = open(&folder);
+    for offset in [0, 1, 3] {
+        let taken = take(&broker, Duration::from_secs(15)).await;
+        assert_eq!(taken.iter().map(|delivery| delivery.offset).collect::<Vec<_>>(), [offset]);
+        broker.settle(&s, Settlement::ack([taken[0].id])).await.unwrap();
+    }
+}
+
+#[test]
+fn what_compaction_takes_out_is_gone_for_good_before_a_later_one_of_its_key_comes() {
+    let log = Arc::new(Feed::new(1, name("t"), 0, 0, Timestamp(1)));
+    let mut builder = Builder::new(0, 0);
+    builder.push(of_one_key([Message::new("one"), Message::new("two")]).as_bytes(), 2, false);
+    log.advance(&[builder.finish(Timestamp(1)).1]);
+    for order in [Order::Key, Order::None] {
+        let definition = Subscription { order, ..Subscription::new(name("s"), vec![name("t")]) };
+        let group = Group::new(Rules::from(&definition), Place::default().into(), 1);
+        let state = Arc::new(SubscriptionState::new(1, definition, None, 1));
+        state.attach(&log, group);
+        state.compacted(&log, &[0], Timestamp(1));
+        let taken = state.take(&fetch(None, Duration::ZERO), Timestamp(1));
+        assert_eq!(taken.deliveries.len(), if order == Order::Key { 0 } else { 2 });
+    }
 }

@@ -1,18 +1,19 @@
 //! Making, changing and deleting topics and subscriptions.
 
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use crossdock_topics::{
-    Durability, Error, ErrorCode, Expect, Result, Revision, StartAt, Subscription, SubscriptionName,
+    Durability, Error, ErrorCode, Expect, Order, Result, Revision, StartAt, Subscription, SubscriptionName,
     Timestamp, Topic, TopicName,
 };
 
 use super::{Effect, Groups, Writer};
-use crate::delivery::{Feed, Sieve, SubscriptionState, members};
+use crate::delivery::{Feed, Sieve, SubscriptionState, facts, members};
 use crate::embedded::keys;
-use crate::embedded::log::TopicLog;
+use crate::embedded::log::{TopicLog, load};
 use crate::embedded::segments::Segments;
-use crate::group::{Group, Place, Rules};
+use crate::group::{Facts, Group, Place, Rules};
 
 fn json<T: serde::Serialize>(definition: &T) -> Result<bytes::Bytes> {
     serde_json::to_vec(definition)
@@ -113,11 +114,15 @@ impl Writer {
         }
         let known = self.subscriptions.get(&definition.name).cloned();
         let mut definition = definition;
+        let mut facts = HashMap::new();
         if let Some(known) = &known {
             let (before, revision) = known.definition();
             definition.start = before.start;
             if *before == definition {
                 return Ok(revision);
+            }
+            if definition.order == Order::Key && before.order == Order::None {
+                facts = self.open_facts(known, &definition)?;
             }
         }
         let revision = self.put_key(key, json(&definition)?, None);
@@ -125,7 +130,7 @@ impl Writer {
             |name: &TopicName| definition.topics.iter().any(|pattern| pattern.matches(name.as_str()));
         let state = match known {
             Some(state) => {
-                state.redefine(definition.clone(), sieve, revision, self.now);
+                state.redefine(definition.clone(), sieve, revision, &facts, self.now);
                 self.mark(&state);
                 for log in state.retain(matches) {
                     log.detach(&state);
@@ -150,6 +155,22 @@ impl Writer {
             }
         }
         Ok(revision)
+    }
+
+    /// What the log says of the messages of a subscription that are not settled, by topic. Until the next write is durable
+    /// it takes no others.
+    fn open_facts(
+        &mut self,
+        state: &Arc<SubscriptionState>,
+        definition: &Subscription,
+    ) -> Result<HashMap<u32, BTreeMap<u64, Facts>>> {
+        self.mark(state);
+        let open = state.hold(self.now).into_iter();
+        open.map(|(log, offsets)| {
+            let block = |offset| Ok(load(&log, &self.database, offset, 0)?.into_iter().next());
+            Ok((log.id, facts(definition, offsets, block)?))
+        })
+        .collect()
     }
 
     /// Gives a subscription its place in a topic.

@@ -73,7 +73,8 @@ fn one_of_a_key_that_goes_while_it_waits_must_be_gone_for_good_as_well() {
 #[test]
 fn nothing_is_delivered_before_a_change_of_place_or_rules_is_durable() {
     let rules = Bench::by_key(&[]).rules;
-    let changes = [(Event::Seek(1), 1), (Event::Trimmed(2), 2), (Event::Redefine(&rules), 0)];
+    let changes: [(Event<'_>, u64); 4] =
+        [(Event::Seek(1), 1), (Event::Trimmed(2), 2), (redefine(&rules), 0), (Event::Hold, 0)];
     for (change, first) in changes {
         let mut bench = Bench::by_key(&["a", "b", "c", "d"]);
         bench.is_slow = true;
@@ -270,7 +271,7 @@ fn order_can_be_given_up_and_taken_up() {
     poison(&mut bench);
     bench.take(None, 10);
     let plain = Rules::from(&definition());
-    bench.apply(Event::Redefine(&plain));
+    bench.apply(redefine(&plain));
     let mut all = bench.offsets(None, 10);
     all.sort_unstable();
     assert_eq!(all, [0, 1, 2]);
@@ -278,9 +279,41 @@ fn order_can_be_given_up_and_taken_up() {
     assert_eq!((tally.parked_keys, tally.behind_key, tally.in_flight), (0, 0, 4));
     assert_eq!(bench.disk.records[&0].failures, 0, "as if it had been released");
     let rules = bench.rules.clone();
-    bench.apply(Event::Redefine(&rules));
+    bench.apply(redefine(&rules));
     bench.restart();
     assert_eq!(bench.offsets(None, 10), [3, 0], "what the log says counts again");
+}
+
+#[test]
+fn where_order_begins_it_counts_for_what_was_looked_at_before() {
+    let slots = Slots::among(&[A, B]);
+    let mine = (0..).map(|n| format!("k{n}"));
+    let key = mine.into_iter().find(|k| slots.owner(KeyHash::of(k).slot()) == Some(B)).unwrap();
+    let mut bench = Bench::by_key(&[key.as_str(); 6]);
+    let (rules, log) = (bench.rules.clone(), bench.log.clone());
+    bench.rules = Rules::from(&definition());
+    let plain = bench.rules.clone();
+    bench.apply(redefine(&plain));
+    bench.log.iter_mut().for_each(|message| message.facts.key = None);
+    let (of_a, of_b) = (bench.take(A, 2), bench.take(B, 2));
+    bench.settle((1, of_a[1].1), &retry("x"));
+    bench.settle((3, of_b[1].1), &Outcome::Release);
+    assert_eq!(bench.group.unkeyed(), [0, 1, 2, 3]);
+
+    (bench.rules, bench.slots, bench.log) = (rules.clone(), slots, log);
+    let facts = bench.log.iter().map(|message| (message.offset, message.facts)).collect();
+    bench.apply(Event::Redefine { rules: &rules, facts: &facts });
+    assert!(bench.group.unkeyed().is_empty());
+    bench.wait(Duration::from_secs(2));
+    assert!(bench.offsets(B, 10).is_empty(), "0 and 2 are in flight");
+    bench.ack((2, of_b[0].1));
+    assert!(bench.offsets(B, 10).is_empty(), "0 is in flight");
+    bench.ack((0, of_a[0].1));
+    for offset in [1, 3, 4, 5] {
+        let taken = bench.take(B, 10);
+        assert_eq!(taken.iter().map(|d| d.0).collect::<Vec<_>>(), [offset]);
+        bench.ack((offset, taken[0].1));
+    }
 }
 
 #[test]

@@ -163,6 +163,12 @@ impl Bench {
     }
 }
 
+/// Other rules, with nothing known of what was looked at before.
+fn redefine(rules: &Rules) -> Event<'_> {
+    static NOTHING: BTreeMap<u64, Facts> = BTreeMap::new();
+    Event::Redefine { rules, facts: &NOTHING }
+}
+
 fn retry(reason: &str) -> Outcome {
     Outcome::Retry { after: None, reason: reason.into() }
 }

@@ -155,9 +155,9 @@ fn with_no_room_in_flight_only_a_lease_is_waited_for() {
     assert_eq!(bench.group.wakes_at(), None, "given back: there at once, not in time");
     assert!(bench.group.has_ready());
     let mut bench = Bench::new(101);
-    bench.apply(Event::Redefine(&Rules::from(&Subscription { max_in_flight: 2, ..definition() })));
+    bench.apply(redefine(&Rules::from(&Subscription { max_in_flight: 2, ..definition() })));
     assert_eq!(bench.take(A, 1).len() + bench.take(B, 1).len(), 2);
-    bench.apply(Event::Redefine(&Rules::from(&Subscription { max_in_flight: 1, ..definition() })));
+    bench.apply(redefine(&Rules::from(&Subscription { max_in_flight: 1, ..definition() })));
     bench.apply(Event::Leave(A));
     assert_eq!(bench.group.wakes_at(), Some(bench.now.after(LEASE)), "what is due has no room");
 }
