@@ -13,6 +13,8 @@ use crate::eventually;
 use crate::ports::free;
 use crate::server::signal;
 
+/// The largest message that a topic can allow in tests, and what that takes.
+const PAYLOAD: &str = "max_payload: 16MB";
 /// How long a server may take to start, and a cluster to agree, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,12 +41,12 @@ struct Node {
 impl Nats {
     /// One server that has each message on the disk before it acknowledges it.
     pub async fn single() -> Self {
-        Self::start(1, "", "sync_interval: always").await
+        Self::start(1, PAYLOAD, "sync_interval: always").await
     }
 
     /// A cluster of so many servers, which write to the disk when they come to it.
     pub async fn cluster(nodes: usize) -> Self {
-        Self::start(nodes, "", "").await
+        Self::start(nodes, PAYLOAD, "").await
     }
 
     /// So many servers, with more lines for their configuration and for its JetStream part.

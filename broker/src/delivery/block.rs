@@ -66,7 +66,7 @@ pub(crate) struct Block {
 }
 
 /// A place in a block: which message, and where its record starts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Cursor {
     index: u32,
     at: usize,

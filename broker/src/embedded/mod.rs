@@ -15,12 +15,12 @@ mod keys;
 mod log;
 mod newest;
 mod publish;
-mod queue;
+pub(crate) mod queue;
 mod recovery;
 mod requests;
 mod segments;
 mod shared_store;
-mod sources;
+pub(crate) mod sources;
 mod syncer;
 #[cfg(test)]
 mod tests;

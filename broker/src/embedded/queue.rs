@@ -93,19 +93,19 @@ impl<T> Queue<T> {
 }
 
 /// A bound on the bytes that wait to be stored.
-pub(super) struct Budget {
+pub(crate) struct Budget {
     used: AtomicUsize,
     limit: usize,
     room: Notify,
 }
 
 impl Budget {
-    pub(super) fn new(limit: usize) -> Self {
+    pub(crate) fn new(limit: usize) -> Self {
         Self { used: AtomicUsize::new(0), limit, room: Notify::new() }
     }
 
     /// Takes `bytes`, or says that there is no room. One larger than the whole budget fits when it is alone.
-    pub(super) fn take(&self, bytes: usize) -> bool {
+    pub(crate) fn take(&self, bytes: usize) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::AcqRel);
         if before > 0 && before + bytes > self.limit {
             self.used.fetch_sub(bytes, Ordering::AcqRel);
@@ -115,7 +115,7 @@ impl Budget {
     }
 
     /// Gives `bytes` back, and wakes who waits for room when there is enough to be worth it.
-    pub(super) fn give(&self, bytes: usize) {
+    pub(crate) fn give(&self, bytes: usize) {
         if bytes > 0 {
             let before = self.used.fetch_sub(bytes, Ordering::AcqRel);
             if before - bytes <= self.limit / 2 {
@@ -125,7 +125,7 @@ impl Budget {
     }
 
     /// Resolves when at most half of it is used, or soon after.
-    pub(super) async fn wait(&self) {
+    pub(crate) async fn wait(&self) {
         let room = self.room.notified();
         tokio::pin!(room);
         room.as_mut().enable();

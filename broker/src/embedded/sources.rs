@@ -25,7 +25,7 @@ const MAX_RUNS: usize = 16_384;
 
 /// The publishers of one topic.
 #[derive(Debug, Default)]
-pub(super) struct Sources {
+pub(crate) struct Sources {
     publishers: HashMap<u128, Publisher>,
     /// Those that have stored something since the last write.
     changed: Vec<u128>,
@@ -55,7 +55,7 @@ struct Remembered {
 
 /// What is to be done with a batch.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Turn {
+pub(crate) enum Turn {
     /// It comes next: store it.
     Now,
     /// It was stored before.
@@ -63,7 +63,7 @@ pub(super) enum Turn {
 }
 
 /// Checks what can be checked without knowing the publisher.
-pub(super) fn check(source: &Source) -> Result<(), Error> {
+pub(crate) fn check(source: &Source) -> Result<(), Error> {
     let under_way = source.sequence.checked_sub(source.answered);
     if under_way.is_some_and(|under_way| under_way < Source::MAX_UNDER_WAY) && source.sequence < u64::MAX {
         return Ok(());
@@ -81,7 +81,7 @@ impl Sources {
     ///
     /// # Errors
     /// `Conflict` when it comes out of order, or when what became of it is no longer known.
-    pub(super) fn turn(&mut self, source: &Source, now: Timestamp) -> Result<Turn, Error> {
+    pub(crate) fn turn(&mut self, source: &Source, now: Timestamp) -> Result<Turn, Error> {
         let sequence = source.sequence;
         let Some(publisher) = self.publishers.get_mut(&source.publisher) else {
             return if sequence == 0 { Ok(Turn::Now) } else { Err(unknown(sequence)) };
@@ -109,7 +109,7 @@ impl Sources {
     }
 
     /// Takes in that a batch whose turn it was is stored; gives whether its publisher is a new one.
-    pub(super) fn stored(&mut self, source: &Source, receipts: &Receipts, now: Timestamp) -> bool {
+    pub(crate) fn stored(&mut self, source: &Source, receipts: &Receipts, now: Timestamp) -> bool {
         let known = self.publishers.len();
         let publisher = self.publishers.entry(source.publisher).or_default();
         publisher.next = source.sequence + 1;
@@ -125,7 +125,7 @@ impl Sources {
 
     /// Takes in that a batch was refused, so that those behind it can go on; gives whether its publisher is a new
     /// one.
-    pub(super) fn refused(&mut self, source: &Source, now: Timestamp) -> bool {
+    pub(crate) fn refused(&mut self, source: &Source, now: Timestamp) -> bool {
         let known = self.publishers.len();
         if self.turn(source, now) == Ok(Turn::Now) {
             let publisher = self.publishers.entry(source.publisher).or_default();
@@ -152,7 +152,36 @@ impl Sources {
         Ok(())
     }
 
-    pub(super) fn len(&self) -> usize {
+    /// Whether anything is known of a publisher.
+    pub(crate) fn knows(&self, name: u128) -> bool {
+        self.publishers.contains_key(&name)
+    }
+
+    /// The first offset of the oldest batch whose answer a publisher may still need.
+    pub(crate) fn oldest(&self, name: u128, answered: u64) -> Option<u64> {
+        let mut stored = self.publishers.get(&name)?.stored.iter();
+        stored.find(|stored| stored.sequence >= answered).map(|stored| stored.first)
+    }
+
+    /// Takes in what the log says of a publisher instead of what was known: its batches, in order.
+    pub(crate) fn recall(&mut self, name: u128, batches: &[(Source, Receipts)], now: Timestamp) {
+        let seen = self.publishers.remove(&name).map_or(0, |publisher| publisher.seen);
+        for (source, receipts) in batches {
+            self.stored(source, receipts, now);
+        }
+        if let Some(publisher) = self.publishers.get_mut(&name) {
+            publisher.forget_before(batches.last().map_or(0, |(source, _)| source.answered));
+            publisher.seen = publisher.seen.max(seen);
+        }
+    }
+
+    /// Forgets all, to recall what is needed.
+    pub(crate) fn clear(&mut self) {
+        self.publishers.clear();
+        self.changed.clear();
+    }
+
+    pub(crate) fn len(&self) -> usize {
         self.publishers.len()
     }
 

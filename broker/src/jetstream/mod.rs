@@ -6,6 +6,8 @@ mod connection;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod follow;
 mod instance;
+#[allow(dead_code)] // until subscriptions read it
+mod log;
 mod options;
 mod requests;
 #[allow(dead_code)] // until the parts that use all of it are there
@@ -23,6 +25,7 @@ pub use options::{JetStreamOptions, NatsLogin};
 
 use connection::Connection;
 use instance::Instance;
+use log::Logs;
 use requests::RequestDesk;
 use store::KeyStore;
 
@@ -35,6 +38,7 @@ pub struct JetStream {
     store: KeyStore,
     instance: Instance,
     requests: RequestDesk,
+    logs: Arc<Logs>,
     shutdown: Shutdown,
     closed: AtomicBool,
 }
@@ -62,7 +66,8 @@ impl JetStream {
         let store = Box::pin(KeyStore::open(&connection, &shutdown)).await?;
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
-        Ok(Self { connection, store, instance, requests, shutdown, closed: AtomicBool::new(false) })
+        let logs = Logs::open(&connection, &store, &shutdown);
+        Ok(Self { connection, store, instance, requests, logs, shutdown, closed: AtomicBool::new(false) })
     }
 
     /// Why it cannot be used, if it cannot.

@@ -24,6 +24,9 @@ pub struct JetStreamOptions {
     /// How many servers keep each message (1, 3 or 5); by default 3 where NATS is a cluster of 3 or more, else 1. What
     /// is there already keeps its number.
     pub replicas: Option<usize>,
+    /// Whether its servers have each message on the disk before they acknowledge it (`sync_interval: always` in their
+    /// configuration): a client cannot learn it. Without it a topic on one server gives `os` at most.
+    pub sync_always: bool,
     /// How long NATS may take to answer before what was asked fails with `Unavailable`.
     pub patience: Duration,
     /// How many bytes of published messages may wait for their receipts; beyond it publishing is refused.
@@ -43,7 +46,8 @@ pub enum NatsLogin {
 
 impl JetStreamOptions {
     /// The usual settings for `nats://HOST:PORT,HOST:PORT,...`, or `tls://` for TLS; the port is 4222 where none is
-    /// given, `USER:PASSWORD@` or `TOKEN@` before the first host says who is asking. Prefix `crossdock`, 10 s of
+    /// given, `USER:PASSWORD@` or `TOKEN@` before the first host says who is asking, `?sync=always` behind the last one that the servers sync before
+    /// they acknowledge. Prefix `crossdock`, 10 s of
     /// patience, 64 MiB waiting.
     ///
     /// # Errors
@@ -58,6 +62,11 @@ impl JetStreamOptions {
         if !matches!(scheme, "nats" | "tls") {
             return Err(wrong());
         }
+        let (rest, sync_always) = match rest.split_once('?') {
+            Some((rest, "sync=always")) => (rest, true),
+            Some(_) => return Err(wrong()),
+            None => (rest, false),
+        };
         let rest = rest.strip_suffix('/').unwrap_or(rest);
         let (mut servers, mut login) = (Vec::new(), None);
         for host in rest.split(',') {
@@ -81,6 +90,7 @@ impl JetStreamOptions {
             name: concat!("crossdock/", env!("CARGO_PKG_VERSION")).to_owned(),
             prefix: "crossdock".into(),
             replicas: None,
+            sync_always,
             patience: Duration::from_secs(10),
             waiting_bytes: 64 << 20,
         })

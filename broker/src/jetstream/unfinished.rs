@@ -4,49 +4,15 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    Batch, ConsumerId, DeadLetter, Delivery, DeliveryId, Error, ErrorCode, Expect, Explanation, Fetch, Log,
-    Message, Page, ParkedKey, PublishOptions, Published, Redrive, Result, Revision, Selection, Settled,
-    Settlement, StartAt, Subscription, SubscriptionInfo, SubscriptionName, Subscriptions, Topic, TopicInfo,
-    TopicName,
+    ConsumerId, DeadLetter, Delivery, DeliveryId, Error, ErrorCode, Expect, Explanation, Fetch, Message,
+    ParkedKey, Redrive, Result, Revision, Selection, Settled, Settlement, StartAt, Subscription,
+    SubscriptionInfo, SubscriptionName, Subscriptions, TopicName,
 };
 
 use super::JetStream;
 
 fn unfinished() -> Error {
     Error::new(ErrorCode::Unavailable, "the engine on NATS JetStream cannot do this yet")
-}
-
-#[async_trait]
-impl Log for JetStream {
-    async fn put_topic(&self, _: Topic, _: Expect) -> Result<Revision> {
-        Err(unfinished())
-    }
-
-    async fn delete_topic(&self, _: &TopicName) -> Result<()> {
-        Err(unfinished())
-    }
-
-    async fn topic(&self, _: &TopicName) -> Result<TopicInfo> {
-        Err(unfinished())
-    }
-
-    async fn topics(&self) -> Result<Vec<TopicInfo>> {
-        Err(unfinished())
-    }
-
-    async fn purge(&self, _: &TopicName, _: Option<u64>) -> Result<u64> {
-        Err(unfinished())
-    }
-
-    fn publish(&self, _: &TopicName, _: Batch, _: PublishOptions) -> Published {
-        Published::refused(unfinished())
-    }
-
-    async fn room(&self) {}
-
-    async fn read(&self, _: &TopicName, _: StartAt, _: usize, _: Duration) -> Result<Page> {
-        Err(unfinished())
-    }
 }
 
 #[async_trait]

@@ -1,0 +1,260 @@
+//! What comes into a topic, for all who wait for it here: one consumer in NATS a topic, and a window of the newest
+//! messages in memory, as blocks ([`Feed`]). It runs while somebody reads or subscribes, and a while longer.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crossdock_topics::{Backoff, Error, Record, Result, Timestamp};
+use parking_lot::Mutex;
+use tokio::time::Instant;
+
+use super::super::follow::{Arrived, Follow};
+use super::Logs;
+use super::message::decode;
+use super::streams::{From, Kept};
+use super::topic::TopicLog;
+use crate::delivery::block::{Block, Cursor, Found, SparseBuilder};
+use crate::delivery::{Feed, Recent};
+
+/// So many bytes of a topic's newest blocks stay in memory.
+const WINDOW: usize = 8 << 20;
+/// A block is closed at so many messages, so that those in it do not wait for each other.
+const BLOCK_MESSAGES: u32 = 1000;
+/// How long it goes on when nobody needs it any more.
+const LINGER: Duration = Duration::from_secs(10);
+/// How long to wait before following anew what broke off.
+const AGAIN: Backoff = Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_secs(1) };
+
+/// A topic that is followed, or has been.
+pub(in crate::jetstream) struct Following {
+    pub(in crate::jetstream) feed: Arc<Feed>,
+    /// How many need it now.
+    needed: AtomicUsize,
+    running: AtomicBool,
+    /// The newest blocks' ends and sizes, to know which go.
+    window: Mutex<(VecDeque<(u64, usize)>, usize)>,
+}
+
+impl Following {
+    /// What lies before an offset is there no more.
+    pub(super) fn dropped(&self, before: u64) {
+        let feed = &self.feed;
+        if before > feed.head() {
+            feed.set_head(before);
+            feed.evict(before.min(feed.tail()));
+        }
+        feed.moved.notify_waiters();
+    }
+}
+
+/// Somebody who needs a topic to be followed, until it is dropped.
+pub(in crate::jetstream) struct Need(Arc<Following>);
+
+impl Need {
+    /// The topic's newest messages.
+    pub(in crate::jetstream) fn feed(&self) -> &Arc<Feed> {
+        &self.0.feed
+    }
+}
+
+impl Drop for Need {
+    fn drop(&mut self) {
+        self.0.needed.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// Follows a topic for as long as what this gives is held.
+///
+/// # Errors
+/// `NotFound`; `Unavailable`.
+pub(in crate::jetstream) async fn need(logs: &Arc<Logs>, log: &Arc<TopicLog>) -> Result<Need> {
+    let following = log
+        .following
+        .get_or_try_init(|| async {
+            let info = logs.streams.info(log.number).await?;
+            let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
+            let last = state.last().unwrap_or(Timestamp(0));
+            let feed = Feed::new(log.number, log.name.clone(), state.head(), state.tail(), last);
+            Ok::<_, Error>(Arc::new(Following {
+                feed: Arc::new(feed),
+                needed: AtomicUsize::new(0),
+                running: AtomicBool::new(false),
+                window: Mutex::default(),
+            }))
+        })
+        .await?
+        .clone();
+    following.needed.fetch_add(1, Ordering::AcqRel);
+    let need = Need(following.clone());
+    if log.is_deleted() {
+        following.feed.mark_deleted();
+        return Err(Error::not_found("topic", &log.name));
+    }
+    if !following.running.swap(true, Ordering::AcqRel) {
+        logs.shutdown.tasks().spawn(run(logs.clone(), log.clone(), following));
+    }
+    Ok(need)
+}
+
+async fn run(logs: Arc<Logs>, log: Arc<TopicLog>, following: Arc<Following>) {
+    let mut failures = 0;
+    loop {
+        let ended = tokio::select! {
+            ended = follow(&logs, &log, &following) => ended,
+            () = log.deleted.cancelled() => return,
+            () = logs.shutdown.started() => return,
+        };
+        match ended {
+            Ok(()) => {
+                following.running.store(false, Ordering::Release);
+                let needed = following.needed.load(Ordering::Acquire) > 0;
+                if !needed || following.running.swap(true, Ordering::AcqRel) {
+                    return;
+                }
+            }
+            Err(error) => {
+                failures += 1;
+                tracing::debug!(topic = %log.name, %error, "a topic is followed anew");
+                tokio::select! {
+                    () = tokio::time::sleep(AGAIN.wait(failures.min(16), u64::from(failures))) => {}
+                    () = log.deleted.cancelled() => return,
+                    () = logs.shutdown.started() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Follows until nobody needs it, or it breaks off.
+async fn follow(logs: &Logs, log: &TopicLog, following: &Following) -> Result<()> {
+    let feed = &following.feed;
+    let stream = logs.streams.name(log.number);
+    let mut follow = Follow::begin(&logs.streams.connection, &stream, feed.tail() + 1).await?;
+    let mut block = Building::new(feed.tail());
+    let mut idle_since: Option<Instant> = None;
+    loop {
+        match follow.next().await? {
+            Arrived::Message { sequence, pending, message } => {
+                let time = time_of(&message).unwrap_or_else(|| feed.last());
+                let message = decode(message.headers.as_ref(), message.payload);
+                block.push(following, sequence - 1, time.max(feed.last()), &message)?;
+                if pending == 0 || block.count >= BLOCK_MESSAGES {
+                    block.close(following)?;
+                }
+            }
+            Arrived::Idle => block.close(following)?,
+        }
+        if following.needed.load(Ordering::Acquire) > 0 || !feed.subscribers().is_empty() {
+            idle_since = None;
+        } else if idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
+            return block.close(following);
+        }
+    }
+}
+
+/// When a message was stored, as its consumer's delivery says.
+fn time_of(message: &async_nats::Message) -> Option<Timestamp> {
+    // $JS.ACK.[domain.account.]stream.consumer.delivered.sequence.consumer sequence.time.pending[.token]
+    let parts: Vec<&str> = message.reply.as_ref()?.split('.').collect();
+    let at = if parts.len() > 9 { 9 } else { 7 };
+    let nanos: i64 = parts.get(at)?.parse().ok()?;
+    Some(Timestamp(nanos / 1_000_000))
+}
+
+/// A block that is being filled.
+struct Building {
+    builder: SparseBuilder,
+    next: u64,
+    count: u32,
+    time: Timestamp,
+}
+
+impl Building {
+    fn new(first: u64) -> Self {
+        Self { builder: SparseBuilder::new(first), next: first, count: 0, time: Timestamp(0) }
+    }
+
+    fn push(
+        &mut self,
+        following: &Following,
+        offset: u64,
+        time: Timestamp,
+        message: &crossdock_topics::Message,
+    ) -> Result<()> {
+        let found = found(offset, time.max(self.time), message)?;
+        if !self.builder.has_room(&found) {
+            self.close(following)?;
+        }
+        self.builder.push(&found);
+        (self.next, self.time) = (offset + 1, found.time);
+        self.count += 1;
+        Ok(())
+    }
+
+    /// Makes visible what is in it.
+    fn close(&mut self, following: &Following) -> Result<()> {
+        if self.count == 0 {
+            return Ok(());
+        }
+        let (end, time) = (self.next, self.time);
+        let built = std::mem::replace(self, Self { time, ..Self::new(end) });
+        let (_, block) = built.builder.finish(end, time)?;
+        let evict = {
+            let mut window = following.window.lock();
+            window.0.push_back((end, block.memory()));
+            window.1 += block.memory();
+            let mut evict = None;
+            while window.1 > WINDOW && window.0.len() > 1 {
+                let Some((end, bytes)) = window.0.pop_front() else { break };
+                window.1 -= bytes;
+                evict = Some(end);
+            }
+            evict
+        };
+        following.feed.advance(&[block]);
+        if let Some(end) = evict {
+            following.feed.evict(end);
+        }
+        Ok(())
+    }
+}
+
+fn found(offset: u64, time: Timestamp, message: &crossdock_topics::Message) -> Result<Found> {
+    Ok(Found { offset, time, record: Record::of(message)?, after: Cursor::default() })
+}
+
+impl Logs {
+    /// The blocks of a followed topic from an offset on, from memory or from NATS: at most about `limit` bytes and one at
+    /// least; empty at the end of what is visible.
+    pub(in crate::jetstream) async fn blocks(
+        &self,
+        feed: &Feed,
+        offset: u64,
+        limit: usize,
+    ) -> Result<Vec<Arc<Block>>> {
+        match feed.recent(offset, limit) {
+            Recent::Blocks(blocks) => Ok(blocks),
+            Recent::End => Ok(Vec::new()),
+            Recent::Older => {
+                let tail = feed.tail();
+                let mut kept = self.streams.read(feed.id, From::Offset(offset), 1000, limit).await?;
+                kept.retain(|kept| kept.offset < tail);
+                let mut builder = SparseBuilder::new(offset);
+                // Without any, there is nothing left of it up to the window.
+                let mut end = tail;
+                let mut time = Timestamp(0);
+                for Kept { offset, time: stored, headers, payload, .. } in kept {
+                    let found = found(offset, stored.max(time), &decode(Some(&headers), payload))?;
+                    if !builder.has_room(&found) {
+                        break;
+                    }
+                    builder.push(&found);
+                    (end, time) = (offset + 1, found.time);
+                }
+                Ok(vec![builder.finish(end, time)?.1])
+            }
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! A message as it lies in NATS: its payload as it is, all else as headers that a tool for NATS can read.
+//!
+//! ```text
+//! Crossdock-Key, -Id, -Correlation-Id, -Reply-To, -Content-Type, -Traceparent   the field
+//! Crossdock-Expires-At, -Deliver-At                                            milliseconds since 1970
+//! Crossdock-Priority                                                           0 to 9
+//! Crossdock-Headers                                                            name=value&name=value, in order
+//! Crossdock-Packed                                                             the payload is the packed record
+//! ```
+//!
+//! What is not printable ASCII is percent-encoded, and so are `%` and blanks (in `Crossdock-Headers` `=` and `&` too): values
+//! may hold line ends, and NATS trims them. NATS takes 64 KiB of headers for a message: where they would be near that, all
+//! of the message goes into the payload, as [`crossdock_topics::record`] packs it. A message that something else put into
+//! the stream is its payload and nothing more.
+
+use async_nats::HeaderMap;
+use async_nats::header::HeaderName;
+use bytes::Bytes;
+use bytestring::ByteString;
+use crossdock_topics::{Message, Record, Timestamp};
+use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+
+const FIELD: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
+const PAIR: &AsciiSet = &FIELD.add(b'=').add(b'&');
+
+const KEY: HeaderName = HeaderName::from_static("Crossdock-Key");
+const ID: HeaderName = HeaderName::from_static("Crossdock-Id");
+const CORRELATION_ID: HeaderName = HeaderName::from_static("Crossdock-Correlation-Id");
+const REPLY_TO: HeaderName = HeaderName::from_static("Crossdock-Reply-To");
+const CONTENT_TYPE: HeaderName = HeaderName::from_static("Crossdock-Content-Type");
+const TRACEPARENT: HeaderName = HeaderName::from_static("Crossdock-Traceparent");
+const EXPIRES_AT: HeaderName = HeaderName::from_static("Crossdock-Expires-At");
+const DELIVER_AT: HeaderName = HeaderName::from_static("Crossdock-Deliver-At");
+const PRIORITY: HeaderName = HeaderName::from_static("Crossdock-Priority");
+const HEADERS: HeaderName = HeaderName::from_static("Crossdock-Headers");
+const PACKED: HeaderName = HeaderName::from_static("Crossdock-Packed");
+
+/// More bytes of headers than this go into the payload: NATS and the publisher add some of their own.
+const MOST_HEADER_BYTES: usize = 40 * 1024;
+
+/// What to send for a message.
+pub(super) fn encode(record: &Record) -> (HeaderMap, Bytes) {
+    let mut headers = HeaderMap::new();
+    let mut bytes = 0;
+    let mut put = |name: HeaderName, value: String| {
+        bytes += value.len();
+        headers.insert(name, value);
+    };
+    let fields = [
+        (KEY, record.key()),
+        (ID, record.id()),
+        (CORRELATION_ID, record.correlation_id()),
+        (REPLY_TO, record.reply_to()),
+        (CONTENT_TYPE, record.content_type()),
+        (TRACEPARENT, record.traceparent()),
+    ];
+    for (name, value) in fields {
+        if let Some(value) = value {
+            put(name, escape(value));
+        }
+    }
+    for (name, time) in [(EXPIRES_AT, record.expires_at()), (DELIVER_AT, record.deliver_at())] {
+        if let Some(time) = time {
+            put(name, time.0.to_string());
+        }
+    }
+    if record.priority() > 0 {
+        put(PRIORITY, record.priority().to_string());
+    }
+    let mut pairs = String::new();
+    for (name, value) in record.headers() {
+        if !pairs.is_empty() {
+            pairs.push('&');
+        }
+        pairs.extend(utf8_percent_encode(name, PAIR));
+        pairs.push('=');
+        pairs.extend(utf8_percent_encode(value, PAIR));
+    }
+    if !pairs.is_empty() {
+        put(HEADERS, pairs);
+    }
+    if bytes <= MOST_HEADER_BYTES {
+        return (headers, record.payload());
+    }
+    let mut headers = HeaderMap::new();
+    headers.insert(PACKED, "1");
+    (headers, record.as_bytes().clone())
+}
+
+/// The message that was sent so.
+pub(super) fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Message {
+    let mut message = Message::new(payload);
+    let Some(headers) = headers else { return message };
+    if headers.get(PACKED).is_some() {
+        return match Record::from_packed(message.payload.clone()) {
+            Ok(record) => record.to_message(),
+            Err(_) => message,
+        };
+    }
+    let text = |name: HeaderName| headers.get(name).map(|value| unescape(value.as_str()));
+    let number = |name: HeaderName| headers.get(name)?.as_str().parse().ok();
+    message.key = text(KEY);
+    message.id = text(ID);
+    message.correlation_id = text(CORRELATION_ID);
+    message.reply_to = text(REPLY_TO);
+    message.content_type = text(CONTENT_TYPE);
+    message.traceparent = text(TRACEPARENT);
+    message.expires_at = number(EXPIRES_AT).map(Timestamp);
+    message.deliver_at = number(DELIVER_AT).map(Timestamp);
+    message.priority = number(PRIORITY).and_then(|n| u8::try_from(n).ok()).unwrap_or(0);
+    if let Some(pairs) = headers.get(HEADERS) {
+        let pair = |pair: &str| {
+            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+            (unescape(name), unescape(value))
+        };
+        message.headers = pairs.as_str().split('&').map(pair).collect();
+    }
+    // What another hand has put there may be more than a message can be.
+    match message.check() {
+        Ok(()) => message,
+        Err(_) => Message::new(message.payload),
+    }
+}
+
+/// A text as the value of a header, or as an id for NATS.
+pub(super) fn escape(text: &str) -> String {
+    utf8_percent_encode(text, FIELD).to_string()
+}
+
+fn unescape(text: &str) -> ByteString {
+    percent_decode_str(text).decode_utf8_lossy().into_owned().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use crossdock_topics::message::MAX_FIELD;
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn back(message: &Message) -> Message {
+        let (headers, payload) = encode(&Record::of(message).unwrap());
+        for (_, values) in headers.iter() {
+            for value in values {
+                let value = value.as_str();
+                assert!(value.bytes().all(|byte| byte.is_ascii_graphic()), "{value:?} would not survive");
+            }
+        }
+        let size: usize =
+            headers.iter().map(|(name, values)| name.to_string().len() + values[0].as_str().len() + 4).sum();
+        assert!(size < 48 * 1024, "{size} bytes of headers leave no room for those of NATS");
+        decode(Some(&headers), payload)
+    }
+
+    fn text(most: usize) -> impl Strategy<Value = ByteString> {
+        prop_oneof![
+            prop::collection::vec(any::<char>(), 0..24)
+                .prop_map(|chars| chars.into_iter().collect::<String>()),
+            "[ -~]{0,40}",
+            Just("\r\n %=&\0 ".to_owned()),
+            (0..=most / 4).prop_map(|n| "\u{1F69A}".repeat(n)),
+        ]
+        .prop_map(ByteString::from)
+    }
+
+    prop_compose! {
+        fn message()(
+            key in prop::option::of(text(MAX_FIELD)),
+            id in prop::option::of(text(MAX_FIELD).prop_filter("not empty", |id| !id.is_empty())),
+            correlation_id in prop::option::of(text(MAX_FIELD)),
+            reply_to in prop::option::of(text(100)),
+            content_type in prop::option::of(text(100)),
+            traceparent in prop::option::of(text(100)),
+            times in prop::option::of((any::<i64>(), any::<i64>())),
+            priority in 0..=9u8,
+            headers in prop::collection::vec((text(40), text(400)), 0..60),
+            payload in prop::collection::vec(any::<u8>(), 0..200),
+        ) -> Message {
+            Message {
+                key, id, correlation_id, reply_to, content_type, traceparent, priority, headers,
+                expires_at: times.map(|(time, _)| Timestamp(time)),
+                deliver_at: times.map(|(_, time)| Timestamp(time)),
+                payload: payload.into(),
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_may_be_published_comes_back_as_it_was(message in message()) {
+            prop_assume!(message.check().is_ok());
+            prop_assert_eq!(back(&message), message);
+        }
+    }
+
+    #[test]
+    fn the_largest_headers_come_back_too() {
+        let mut message = Message::new("x").with_key("\u{1F69A}".repeat(MAX_FIELD / 4));
+        message.headers = vec![("n".into(), "\n".repeat(60 * 1024).into())];
+        assert_eq!(back(&message), message);
+    }
+
+    #[test]
+    fn a_message_of_another_hand_is_its_payload() {
+        assert_eq!(decode(None, Bytes::from_static(b"x")), Message::new("x"));
+        let mut headers = HeaderMap::new();
+        headers.insert("Other", "1");
+        headers.insert("Crossdock-Priority", "77");
+        headers.insert("Crossdock-Expires-At", "soon");
+        assert_eq!(decode(Some(&headers), Bytes::from_static(b"x")), Message::new("x"));
+        let mut headers = HeaderMap::new();
+        headers.insert("Crossdock-Packed", "1");
+        assert_eq!(decode(Some(&headers), Bytes::from_static(b"\xff\xff")), Message::new(&b"\xff\xff"[..]));
+    }
+}

@@ -1,0 +1,265 @@
+//! Topics on JetStream: each is a stream, each of its messages one of the stream's; an offset is one less than the
+//! message's number there.
+//!
+//! Definitions lie in the store (`topics/NAME`), the number that names a topic's stream beside them in a key of the
+//! engine's own. A topic that is deleted and made again has another number, and so another stream.
+
+mod definitions;
+mod follower;
+mod group;
+mod keeper;
+mod message;
+mod publisher;
+mod reading;
+mod sending;
+mod streams;
+mod topic;
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use crossdock_topics::{
+    Batch, Clock, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Result,
+    Revision, Shutdown, StartAt, SystemClock, Timestamp, Topic, TopicInfo, TopicName,
+};
+use parking_lot::RwLock;
+
+use super::JetStream;
+use super::connection::Connection;
+use super::store::KeyStore;
+use crate::embedded::queue::Budget;
+use crate::embedded::sources;
+use group::Waiting;
+use streams::Streams;
+use topic::Queued;
+pub(in crate::jetstream) use topic::TopicLog;
+
+/// How long a message that NATS cannot take is tried again.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The topics of a cluster, as one engine has them.
+pub(in crate::jetstream) struct Logs {
+    streams: Streams,
+    store: KeyStore,
+    shutdown: Shutdown,
+    topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
+    budget: Budget,
+    /// This engine, among all that ever were.
+    engine: u64,
+    publishers: AtomicU64,
+}
+
+impl Logs {
+    /// Finds the topics that are there, and keeps up with those that come and go.
+    pub(in crate::jetstream) fn open(
+        connection: &Connection,
+        store: &KeyStore,
+        shutdown: &Shutdown,
+    ) -> Arc<Self> {
+        let logs = Arc::new(Self {
+            streams: Streams { connection: connection.clone() },
+            store: store.clone(),
+            shutdown: shutdown.clone(),
+            topics: RwLock::default(),
+            budget: Budget::new(connection.options.waiting_bytes),
+            engine: rand::random(),
+            publishers: AtomicU64::new(0),
+        });
+        shutdown.tasks().spawn(definitions::watch(logs.clone()));
+        shutdown.tasks().spawn(keeper::run(logs.clone()));
+        logs
+    }
+
+    fn now(&self) -> Timestamp {
+        SystemClock.now()
+    }
+
+    /// How long a message that NATS cannot take is tried again.
+    fn patience(&self) -> Duration {
+        PATIENCE
+    }
+
+    /// A name for one who publishes, that nobody else has or had.
+    fn new_publisher(&self) -> String {
+        format!("e{:016x}{:x}", self.engine, self.publishers.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// What an acknowledgement of a stream with so many replicas is worth.
+    fn durability(&self, replicas: usize) -> Durability {
+        match u8::try_from(replicas) {
+            Ok(replicas) if replicas > 1 => Durability::Quorum(replicas),
+            _ if self.streams.connection.options.sync_always => Durability::Fsync,
+            _ => Durability::Os,
+        }
+    }
+
+    fn publish(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        batch: Batch,
+        options: PublishOptions,
+    ) -> Result<Published> {
+        let PublishOptions { durability, expected, source } = options;
+        source.as_ref().map_or(Ok(()), sources::check)?;
+        let log = self.topic(topic)?;
+        let (answer, published) = Published::pending();
+        let queued = match self.accept(&log, &batch, durability, expected.as_ref()) {
+            Ok(()) => Queued::Batch(Waiting::new(batch, expected, source, answer)),
+            Err(error) => match source {
+                Some(source) => {
+                    self.enqueue(&log, Queued::Refused(source));
+                    return Err(error);
+                }
+                None => return Err(error),
+            },
+        };
+        self.enqueue(&log, queued);
+        Ok(published)
+    }
+
+    fn enqueue(self: &Arc<Self>, log: &Arc<TopicLog>, queued: Queued) {
+        let mut queue = log.queue.lock();
+        queue.waiting.push_back(queued);
+        if !std::mem::replace(&mut queue.running, true) {
+            self.shutdown.tasks().spawn(publisher::run(self.clone(), log.clone()));
+        }
+    }
+
+    /// Checks all that can be checked before it is a batch's turn, and takes room for it.
+    fn accept(
+        &self,
+        log: &TopicLog,
+        batch: &Batch,
+        durability: Option<Durability>,
+        expected: Option<&crossdock_topics::Expected>,
+    ) -> Result<()> {
+        self.admit(log, batch)?;
+        if let Some(asked) = durability.filter(|asked| *asked > log.durability) {
+            return Err(self.not_as_durable(asked, log.durability));
+        }
+        if let Some(crossdock_topics::Expected::LastOfKey(..)) = expected
+            && !log.definition().0.retention.compact
+        {
+            return Err(Error::invalid(format!(
+                "topic {} does not know the newest message of each key",
+                log.name
+            ))
+            .hint("give it retention.compact, or expect the newest message of all"));
+        }
+        if !self.budget.take(batch.as_bytes().len()) {
+            return Err(Error::new(
+                ErrorCode::Overloaded,
+                format!(
+                    "{} bytes of messages wait to be stored already",
+                    self.streams.connection.options.waiting_bytes
+                ),
+            )
+            .hint("publish more slowly; nothing of this was stored")
+            .retry_after(Duration::from_millis(100)));
+        }
+        Ok(())
+    }
+
+    /// Checks that a batch may be appended to a topic.
+    fn admit(&self, log: &TopicLog, batch: &Batch) -> Result<()> {
+        if batch.is_empty() {
+            return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
+        }
+        let limit = log.definition().0.max_message_bytes;
+        if batch.largest_payload() > limit {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "a payload has {} bytes, topic {} takes at most {limit}",
+                    batch.largest_payload(),
+                    log.name
+                ),
+            )
+            .hint("make it smaller, or raise the topic's max_message_bytes"));
+        }
+        let most = self.streams.connection.client.max_payload();
+        if batch.largest_payload() > most {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "a payload has {} bytes, NATS takes at most {most} with headers",
+                    batch.largest_payload()
+                ),
+            )
+            .hint("make it smaller, or raise max_payload of nats-server (at most 64MB)"));
+        }
+        if batch.len() > publisher::MOST_MESSAGES {
+            return Err(Error::new(
+                ErrorCode::TooLarge,
+                format!(
+                    "a batch of {} messages, NATS takes at most {} in one piece",
+                    batch.len(),
+                    publisher::MOST_MESSAGES
+                ),
+            )
+            .hint("send it as several batches"));
+        }
+        Ok(())
+    }
+
+    fn not_as_durable(&self, asked: Durability, given: Durability) -> Error {
+        let hint = match asked {
+            Durability::Quorum(_) => {
+                "NATS must be a cluster of that many servers, and the topic made with that many replicas"
+            }
+            _ => {
+                "give nats-server sync_interval: always and say so with ?sync=always in the URL, use a cluster of \
+                 three, or ask for os"
+            }
+        };
+        Error::invalid(format!("{asked} cannot be given: an acknowledgement is worth {given} here"))
+            .hint(hint)
+    }
+}
+
+#[async_trait]
+impl Log for JetStream {
+    async fn put_topic(&self, topic: Topic, expect: Expect) -> Result<Revision> {
+        self.check_open()?;
+        self.logs.put(topic, expect).await
+    }
+
+    async fn delete_topic(&self, name: &TopicName) -> Result<()> {
+        self.check_open()?;
+        self.logs.delete(name).await
+    }
+
+    async fn topic(&self, name: &TopicName) -> Result<TopicInfo> {
+        self.check_open()?;
+        self.logs.describe(name).await
+    }
+
+    async fn topics(&self) -> Result<Vec<TopicInfo>> {
+        self.check_open()?;
+        self.logs.describe_all().await
+    }
+
+    async fn purge(&self, name: &TopicName, before: Option<u64>) -> Result<u64> {
+        self.check_open()?;
+        self.logs.purge(name, before).await
+    }
+
+    fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Published {
+        let published = self.check_open().and_then(|()| self.logs.publish(topic, batch, options));
+        published.unwrap_or_else(Published::refused)
+    }
+
+    async fn room(&self) {
+        if self.check_open().is_ok() {
+            self.logs.budget.wait().await;
+        }
+    }
+
+    async fn read(&self, topic: &TopicName, from: StartAt, max: usize, wait: Duration) -> Result<Page> {
+        self.check_open()?;
+        self.logs.read(topic, from, max, wait).await
+    }
+}

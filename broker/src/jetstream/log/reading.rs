@@ -1,0 +1,102 @@
+//! Reading a topic from a place on, without a subscription.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_topics::{Error, Page, Record, Result, StartAt, Stored, TopicName};
+use tokio::time::Instant;
+
+use super::Logs;
+use super::follower;
+use super::message::decode;
+use super::streams::From;
+use crate::delivery::{LONGEST_WAIT, READ_BYTES};
+
+/// How often to ask again for what must be there, and how long.
+const AGAIN: Duration = Duration::from_millis(5);
+const LAG: Duration = Duration::from_secs(1);
+
+impl Logs {
+    pub(super) async fn read(
+        self: &Arc<Self>,
+        topic: &TopicName,
+        from: StartAt,
+        max: usize,
+        wait: Duration,
+    ) -> Result<Page> {
+        let log = self.topic(topic)?;
+        let gone = || Error::not_found("topic", topic);
+        let deadline = Instant::now() + wait.min(LONGEST_WAIT);
+        let mut place = match from {
+            StartAt::Start => From::Offset(0),
+            StartAt::Offset(offset) => From::Offset(offset),
+            StartAt::Time(time) => From::Time(time),
+            StartAt::End => {
+                let info = self.streams.info(log.number).await?.ok_or_else(gone)?;
+                From::Offset(info.state.tail())
+            }
+        };
+        // Nobody is woken for nothing: without a wait, nothing is followed.
+        let mut need: Option<follower::Need> = None;
+        let mut lagging: Option<Instant> = None;
+        loop {
+            let feed = need.as_ref().map(|need| need.feed().clone());
+            let moved = feed.as_ref().map(|feed| feed.moved.notified());
+            tokio::pin!(moved);
+            if let Some(moved) = moved.as_mut().as_pin_mut() {
+                moved.enable();
+            }
+            if log.is_deleted() {
+                return Err(gone());
+            }
+            let found = self.streams.read(log.number, place, max, READ_BYTES).await?;
+            let mut page = Page { messages: Vec::new(), next: 0 };
+            let mut bytes = 0;
+            for kept in found {
+                let record = Record::of(&decode(Some(&kept.headers), kept.payload))?;
+                bytes += record.size();
+                if page.messages.len() >= max.max(1) || (bytes > READ_BYTES && !page.messages.is_empty()) {
+                    break;
+                }
+                page.next = kept.offset + 1;
+                page.messages.push(Stored { offset: kept.offset, time: kept.time, record });
+            }
+            if !page.messages.is_empty() {
+                return Ok(page);
+            }
+            // Nothing yet: from here on it is the first that comes.
+            let info = self.streams.info(log.number).await?.ok_or_else(gone)?;
+            let (head, tail) = (info.state.head(), info.state.tail());
+            page.next = match place {
+                From::Offset(offset) | From::On(_, offset) => offset.max(head),
+                From::Time(_) => tail,
+            };
+            // A server that was asked may not have come as far as the stream's leader. If there is still nothing after a
+            // while, it is a gap.
+            let lags = page.next < tail && info.state.messages > 0;
+            if lags && lagging.get_or_insert_with(Instant::now).elapsed() < LAG {
+                place = From::Offset(page.next);
+                tokio::time::sleep(AGAIN).await;
+                continue;
+            }
+            if lags {
+                page.next = tail;
+            }
+            lagging = None;
+            if Instant::now() >= deadline || self.shutdown.has_started() {
+                return Ok(page);
+            }
+            place = From::Offset(page.next);
+            let Some(moved) = moved.as_pin_mut() else {
+                need = Some(follower::need(self, &log).await?);
+                continue;
+            };
+            tokio::select! {
+                () = moved => {}
+                () = tokio::time::sleep_until(deadline) => {}
+                () = log.deleted.cancelled() => {}
+                () = self.shutdown.started() => {}
+            }
+        }
+    }
+}

@@ -1,0 +1,353 @@
+//! The streams that topics lie in, as JetStream's API has them.
+
+use std::collections::HashMap;
+use std::time::Duration;
+
+use async_nats::jetstream::context::RequestErrorKind;
+use async_nats::jetstream::response::Response;
+use async_nats::{HeaderMap, StatusCode};
+use bytes::Bytes;
+use crossdock_topics::{Error, ErrorCode, Result, Timestamp, Topic};
+use futures::StreamExt;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::super::connection::Connection;
+
+/// The least window that NATS takes, and what it has where nobody looks at ids.
+const LEAST_WINDOW: Duration = Duration::from_millis(100);
+/// Nothing with this number, or no stream of this name.
+const NO_MESSAGE: u64 = 10_037;
+const NO_STREAM: u64 = 10_059;
+/// More than one page of a long list.
+const PAGE: usize = 256;
+
+/// What NATS says of a stream.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Info {
+    pub(super) config: Described,
+    pub(super) state: State,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct Described {
+    pub(super) name: String,
+    #[serde(default)]
+    pub(super) num_replicas: usize,
+}
+
+/// How far a stream has come.
+#[derive(Clone, Debug, Deserialize)]
+pub(super) struct State {
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
+    first_seq: u64,
+    last_seq: u64,
+    last_ts: String,
+}
+
+impl State {
+    /// The first offset that is kept.
+    pub(super) fn head(&self) -> u64 {
+        if self.messages == 0 { self.last_seq } else { self.first_seq.saturating_sub(1) }
+    }
+
+    /// The offset that comes next.
+    pub(super) fn tail(&self) -> u64 {
+        self.last_seq
+    }
+
+    /// When the newest message was stored.
+    pub(super) fn last(&self) -> Option<Timestamp> {
+        if self.last_seq == 0 { None } else { self.last_ts.parse().ok() }
+    }
+}
+
+/// A message of a stream.
+pub(super) struct Kept {
+    pub(super) offset: u64,
+    pub(super) time: Timestamp,
+    pub(super) headers: HeaderMap,
+    pub(super) payload: Bytes,
+}
+
+/// The streams of one cluster.
+#[derive(Clone)]
+pub(super) struct Streams {
+    pub(super) connection: Connection,
+}
+
+#[derive(Serialize)]
+struct Settings<'a> {
+    name: &'a str,
+    description: String,
+    subjects: [String; 1],
+    retention: &'static str,
+    storage: &'static str,
+    discard: &'static str,
+    num_replicas: usize,
+    max_age: u64,
+    max_bytes: i64,
+    max_msgs: i64,
+    max_msg_size: i64,
+    duplicate_window: u64,
+    allow_direct: bool,
+    allow_atomic: bool,
+    metadata: HashMap<&'static str, String>,
+}
+
+#[derive(Deserialize)]
+struct Purged {
+    #[allow(dead_code)] // only that it is an answer counts
+    success: bool,
+}
+
+#[derive(Deserialize)]
+struct Listed {
+    total: usize,
+    #[serde(default)]
+    streams: Option<Vec<Info>>,
+}
+
+impl Streams {
+    /// The stream of a topic.
+    pub(super) fn name(&self, number: u32) -> String {
+        format!("{}-t-{number}", self.connection.prefix())
+    }
+
+    /// What the subjects of a topic's messages begin with.
+    pub(super) fn base(&self, number: u32) -> String {
+        format!("{}.t.{number}", self.connection.prefix())
+    }
+
+    /// Makes the stream of a topic, or changes it so that it is as the topic says; one that is there keeps its replicas.
+    pub(super) async fn put(&self, number: u32, topic: &Topic) -> Result<()> {
+        let name = self.name(number);
+        let there = self.info(number).await?;
+        let replicas = there.as_ref().map(|info| info.config.num_replicas);
+        let retention = &topic.retention;
+        // Where nobody is asked, NATS drops by itself, at once.
+        let native = retention.drop_unread && !retention.compact;
+        let age = retention.max_age.filter(|_| native).map_or(Duration::ZERO, |age| age.max(LEAST_WINDOW));
+        let mut window = topic.dedup_window.max(LEAST_WINDOW);
+        if !age.is_zero() {
+            window = window.min(age);
+        }
+        let limit = |limit: Option<u64>| {
+            limit.filter(|_| native).map_or(-1, |n| i64::try_from(n).unwrap_or(-1).max(1))
+        };
+        let settings = Settings {
+            name: &name,
+            description: format!("messages of the topic {}", topic.name),
+            subjects: [format!("{}.>", self.base(number))],
+            retention: "limits",
+            storage: "file",
+            discard: "old",
+            num_replicas: replicas.unwrap_or_else(|| self.connection.replicas()),
+            max_age: nanos(age),
+            max_bytes: limit(retention.max_bytes),
+            max_msgs: limit(retention.max_messages),
+            max_msg_size: -1,
+            duplicate_window: nanos(window),
+            allow_direct: true,
+            allow_atomic: true,
+            metadata: HashMap::from([
+                ("crossdock-topic", topic.name.to_string()),
+                ("crossdock-number", number.to_string()),
+            ]),
+        };
+        let verb = if there.is_some() { "UPDATE" } else { "CREATE" };
+        let _: Info = self
+            .ask(&format!("STREAM.{verb}.{name}"), &settings)
+            .await?
+            .map_err(|error| self.refused(&error))?;
+        Ok(())
+    }
+
+    /// Deletes the stream of a topic, if it is there.
+    pub(super) async fn delete(&self, number: u32) -> Result<()> {
+        match self.connection.context.delete_stream(self.name(number)).await {
+            Ok(_) => Ok(()),
+            Err(_) if self.info(number).await?.is_none() => Ok(()),
+            Err(error) => Err(unavailable(&format!("a stream cannot be deleted: {error}"))),
+        }
+    }
+
+    /// What is known of the stream of a topic, if it is there.
+    pub(super) async fn info(&self, number: u32) -> Result<Option<Info>> {
+        match self.ask(&format!("STREAM.INFO.{}", self.name(number)), &()).await? {
+            Err(error) if error.error_code().0 == NO_STREAM => Ok(None),
+            other => other.map(Some).map_err(|error| self.refused(&error)),
+        }
+    }
+
+    /// What is known of the streams of all topics, by their names.
+    pub(super) async fn all(&self) -> Result<HashMap<String, Info>> {
+        #[derive(Serialize)]
+        struct Wanted {
+            offset: usize,
+            subject: String,
+        }
+        let mut found = HashMap::new();
+        let mut offset = 0;
+        loop {
+            let wanted = Wanted { offset, subject: format!("{}.t.>", self.connection.prefix()) };
+            let page: Listed =
+                self.ask("STREAM.LIST", &wanted).await?.map_err(|error| self.refused(&error))?;
+            let streams = page.streams.unwrap_or_default();
+            offset += streams.len().max(1);
+            let last = streams.len() < PAGE || offset >= page.total;
+            found.extend(streams.into_iter().map(|info| (info.config.name.clone(), info)));
+            if last {
+                return Ok(found);
+            }
+        }
+    }
+
+    /// Drops what lies before an offset, of some subjects or of all.
+    pub(super) async fn purge(&self, number: u32, before: u64, subjects: Option<String>) -> Result<()> {
+        #[derive(Serialize)]
+        struct Wanted {
+            seq: u64,
+            #[serde(skip_serializing_if = "Option::is_none")]
+            filter: Option<String>,
+        }
+        let wanted = Wanted { seq: before + 1, filter: subjects };
+        let purged: Purged = self
+            .ask(&format!("STREAM.PURGE.{}", self.name(number)), &wanted)
+            .await?
+            .map_err(|error| self.refused(&error))?;
+        let _ = purged;
+        Ok(())
+    }
+
+    /// Drops one message, if it is there.
+    pub(super) async fn drop_one(&self, number: u32, offset: u64) -> Result<()> {
+        #[derive(Serialize)]
+        struct Wanted {
+            seq: u64,
+            no_erase: bool,
+        }
+        let wanted = Wanted { seq: offset + 1, no_erase: true };
+        match self.ask::<Purged>(&format!("STREAM.MSG.DELETE.{}", self.name(number)), &wanted).await? {
+            Err(error) if error.code() == 503 => Err(self.refused(&error)),
+            // It is gone already.
+            _ => Ok(()),
+        }
+    }
+
+    /// The offset and headers of the last message on some subjects, as the stream's leader has it.
+    pub(super) async fn last_on(&self, number: u32, subjects: &str) -> Result<Option<(u64, HeaderMap)>> {
+        #[derive(Serialize)]
+        struct Wanted<'a> {
+            last_by_subj: &'a str,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            message: async_nats::jetstream::stream::RawMessage,
+        }
+        let wanted = Wanted { last_by_subj: subjects };
+        match self.ask::<Answer>(&format!("STREAM.MSG.GET.{}", self.name(number)), &wanted).await? {
+            Err(error) if matches!(error.error_code().0, NO_MESSAGE | NO_STREAM) => Ok(None),
+            Err(error) => Err(self.refused(&error)),
+            Ok(Answer { message }) => {
+                let message = async_nats::jetstream::message::StreamMessage::try_from(message)
+                    .map_err(|error| Error::internal(format!("NATS sent a message that is none: {error}")))?;
+                Ok(Some((message.sequence.saturating_sub(1), message.headers)))
+            }
+        }
+    }
+
+    /// Messages from a place on, in order: at most `max`, and about `bytes`, and one if there is one.
+    pub(super) async fn read(
+        &self,
+        number: u32,
+        from: From<'_>,
+        max: usize,
+        bytes: usize,
+    ) -> Result<Vec<Kept>> {
+        let client = &self.connection.client;
+        let lost =
+            |error: &dyn std::fmt::Display| unavailable(&format!("reading {}: {error}", self.name(number)));
+        let inbox = client.new_inbox();
+        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| lost(&error))?;
+        let wanted = match from {
+            From::Offset(offset) => serde_json::json!({"seq": offset + 1}),
+            From::Time(time) => serde_json::json!({"start_time": time.to_string()}),
+            From::On(subjects, offset) => serde_json::json!({"seq": offset + 1, "next_by_subj": subjects}),
+        };
+        let mut wanted = wanted;
+        wanted["batch"] = max.clamp(1, 10_000).into();
+        wanted["max_bytes"] = bytes.into();
+        let subject = format!("$JS.API.DIRECT.GET.{}", self.name(number));
+        client
+            .publish_with_reply(subject, inbox, Bytes::from(wanted.to_string()))
+            .await
+            .map_err(|error| lost(&error))?;
+        let deadline = tokio::time::Instant::now() + self.connection.options.patience;
+        let mut found = Vec::new();
+        loop {
+            let answer = match tokio::time::timeout_at(deadline, answers.next()).await {
+                Ok(Some(answer)) => answer,
+                Ok(None) => return Err(lost(&"the connection is closed")),
+                Err(_) if !found.is_empty() => return Ok(found),
+                Err(_) => return Err(lost(&"there is no answer")),
+            };
+            match answer.status {
+                None => {}
+                Some(StatusCode::NOT_FOUND) => return Ok(found),
+                Some(status) if status.as_u16() == 204 => return Ok(found),
+                Some(status) => return Err(lost(&status)),
+            }
+            let headers = answer.headers.unwrap_or_default();
+            let text = |name: &'static str| headers.get(name).map(|value| value.as_str());
+            let sequence: Option<u64> = text("Nats-Sequence").and_then(|number| number.parse().ok());
+            let time: Option<Timestamp> = text("Nats-Time-Stamp").and_then(|time| time.parse().ok());
+            let (Some(sequence), Some(time)) = (sequence, time) else {
+                return Err(lost(&"a message without its number"));
+            };
+            found.push(Kept { offset: sequence - 1, time, headers, payload: answer.payload });
+        }
+    }
+
+    /// Asks JetStream's API.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        subject: &str,
+        payload: &(impl Serialize + Sync),
+    ) -> Result<std::result::Result<T, async_nats::jetstream::Error>> {
+        let answer: std::result::Result<Response<T>, _> =
+            self.connection.context.request(subject.to_owned(), payload).await;
+        match answer {
+            Ok(Response::Ok(answer)) => Ok(Ok(answer)),
+            Ok(Response::Err { error }) => Ok(Err(error)),
+            Err(error) => match error.kind() {
+                RequestErrorKind::NoResponders => Err(unavailable("NATS has no JetStream at the moment")),
+                RequestErrorKind::TimedOut => Err(unavailable("JetStream does not answer")),
+                _ => Err(unavailable(&format!("JetStream cannot be asked: {error}"))),
+            },
+        }
+    }
+
+    fn refused(&self, error: &async_nats::jetstream::Error) -> Error {
+        unavailable(&format!("JetStream refuses: {error}"))
+    }
+}
+
+/// Where to read from.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum From<'a> {
+    Offset(u64),
+    /// What was stored at or after a moment.
+    Time(Timestamp),
+    /// What lies on some subjects, from an offset on.
+    On(&'a str, u64),
+}
+
+pub(super) fn unavailable(what: &str) -> Error {
+    Error::new(ErrorCode::Unavailable, what.to_owned()).hint("see nats server report jetstream; try again")
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
