@@ -3,10 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::client::RequestErrorKind;
 use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream;
-use async_nats::{Client, ConnectOptions, Event, jetstream};
-use crossdock_topics::{Backoff, Error, ErrorCode, Result};
+use async_nats::{Client, ConnectOptions, Event, Request, jetstream};
+use bytes::Bytes;
+use crossdock_topics::{Backoff, Error, ErrorCode, Result, Shutdown};
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -18,8 +20,12 @@ const RECONNECT: Backoff =
     Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(2) };
 /// How often a quiet connection is asked whether it is there; it is given up after two that were not answered.
 const PING: Duration = Duration::from_secs(5);
+/// How often it is seen to that the server answers.
+const ALIVE: Duration = Duration::from_secs(1);
+/// A server that has not answered for so long is left.
+const DEAD: Duration = Duration::from_secs(3);
 /// How long connecting to one server may take.
-const CONNECTING: Duration = Duration::from_secs(5);
+const CONNECTING: Duration = Duration::from_secs(3);
 /// How long NATS may need until it can find or make a stream.
 const STARTING: Duration = Duration::from_secs(30);
 /// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
@@ -100,6 +106,37 @@ impl Connection {
             .ack_timeout(options.patience)
             .build(client.clone());
         Ok(Self { client, context, options: Arc::new(options), up })
+    }
+
+    /// Leaves a nats-server that does not answer for another one. Without it one whose machine hangs, or is cut off, would
+    /// be noticed only when two pings have gone unanswered.
+    pub(super) fn watch_over(&self, shutdown: &Shutdown) {
+        let (here, shutdown) = (self.clone(), shutdown.clone());
+        shutdown.clone().tasks().spawn(async move {
+            tokio::select! {
+                () = here.leave_the_dead() => {}
+                () = shutdown.started() => {}
+            }
+        });
+    }
+
+    async fn leave_the_dead(&self) {
+        // Nobody listens there, which the server that this connection leads to says at once.
+        let nobody = format!("{}.nobody", self.prefix());
+        let mut up = self.up();
+        while up.wait_for(|up| up.is).await.is_ok() {
+            let times = up.borrow().times;
+            let request = Request::new().payload(Bytes::new()).timeout(Some(DEAD));
+            let answer = self.client.send_request(nobody.clone(), request).await;
+            let silent = answer.is_err_and(|error| error.kind() == RequestErrorKind::TimedOut);
+            if silent && *up.borrow() == (Up { is: true, times }) {
+                tracing::warn!("nats-server does not answer; another one is looked for");
+                let _ = self.client.force_reconnect().await;
+                // It takes a moment to notice.
+                let _ = tokio::time::timeout(DEAD, up.wait_for(|up| up.times != times)).await;
+            }
+            tokio::time::sleep(ALIVE).await;
+        }
     }
 
     /// What every name in NATS begins with.

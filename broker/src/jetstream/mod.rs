@@ -63,6 +63,7 @@ impl JetStream {
     }
 
     async fn start(connection: Connection, shutdown: Shutdown) -> Result<Self> {
+        connection.watch_over(&shutdown);
         let store = Box::pin(KeyStore::open(&connection, &shutdown)).await?;
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;

@@ -18,7 +18,7 @@ use crate::jetstream::connection::Connection;
 /// How long the mark of a deletion is kept, so that those who were away find it.
 pub(super) const MARKS: Duration = Duration::from_secs(6 * 3600);
 /// How long one try to write may take before the next.
-const TRY: Duration = Duration::from_secs(2);
+const TRY: Duration = Duration::from_secs(1);
 /// How long to wait before the next try.
 const RETRY: Backoff =
     Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_millis(500) };
@@ -161,6 +161,7 @@ impl Bucket {
                 Err(_) => "no answer came in time".to_owned(),
             };
             failures += 1;
+            tracing::debug!(%key, why, failures, "a write is sent again");
             let again = Instant::now() + RETRY.wait(failures, id as u64);
             if again >= deadline {
                 return Err(Trouble::Failed(

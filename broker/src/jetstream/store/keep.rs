@@ -16,8 +16,8 @@ use crate::jetstream::follow::{Arrived, Follow};
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_secs(2) };
 /// After so long away the marks of deletions may be gone, and everything is read anew.
 const AWAY: Duration = Duration::from_secs(MARKS.as_secs() / 2);
-/// How long beginning to follow may take.
-const BEGIN: Duration = Duration::from_secs(5);
+/// How long NATS may take to say what is there.
+const ASK: Duration = Duration::from_secs(2);
 /// How often what is no longer needed is cleared away.
 const SWEEP: Duration = Duration::from_secs(3600);
 
@@ -77,57 +77,68 @@ impl Keeper {
     }
 
     async fn run(&mut self, mut follow: Follow) {
-        let mut up = self.bucket.connection.up();
         let mut sweep = tokio::time::interval(SWEEP);
-        let seed = rand::random();
+        let (mut breaks, mut heard, mut clock) = (follow.breaks, Instant::now(), SystemTime::now());
         loop {
-            up.mark_unchanged();
-            let why = loop {
-                tokio::select! {
-                    arrived = follow.next() => match arrived {
-                        Ok(Arrived::Message { sequence, message, .. }) => self.take(sequence, &message).await,
-                        Ok(Arrived::Idle) => {}
-                        Err(error) => break error.to_string(),
-                    },
-                    // What came while there was no connection is lost.
-                    _ = up.changed() => break "the connection was lost".to_owned(),
-                    _ = sweep.tick() => {
-                        self.mirror.forget_marks(MARKS, Instant::now());
-                        let mirror = self.mirror.clone();
-                        self.objects.sweep(|| mirror.objects()).await;
-                    }
+            let arrived = tokio::select! {
+                arrived = follow.next() => arrived,
+                _ = sweep.tick() => {
+                    self.mirror.forget_marks(MARKS, Instant::now());
+                    let mirror = self.mirror.clone();
+                    self.objects.sweep(|| mirror.objects()).await;
+                    continue;
                 }
             };
-            let (since, clock) = (Instant::now(), SystemTime::now());
-            tracing::debug!(why, "the store is followed anew");
-            let mut failures = 0;
-            follow = loop {
-                let away = since.elapsed().max(clock.elapsed().unwrap_or(AWAY));
-                match timeout(BEGIN, self.resume(away > AWAY)).await {
-                    Ok(Ok(follow)) => break follow,
-                    Ok(Err(error)) => tracing::debug!(%error, "the store cannot be followed yet"),
-                    Err(_) => tracing::debug!("the store cannot be followed yet: no answer"),
-                }
-                failures += 1;
-                tokio::time::sleep(AGAIN.wait(failures, seed)).await;
-            };
-            // Whoever keeps a lease alive may not have been heard.
-            self.mirror.renew_all(Instant::now());
+            let away = heard.elapsed().max(clock.elapsed().unwrap_or(AWAY));
+            (heard, clock) = (Instant::now(), SystemTime::now());
+            let interrupted = follow.breaks != breaks;
+            breaks = follow.breaks;
+            if interrupted {
+                // Whoever keeps a lease alive may not have been heard.
+                self.mirror.renew_all(heard);
+            }
+            if away > AWAY || (interrupted && self.is_another().await) {
+                tracing::warn!("the store in NATS is read anew");
+                follow = self.load_again().await;
+                breaks = follow.breaks;
+                continue;
+            }
+            match arrived {
+                Ok(Arrived::Message { sequence, message, .. }) => self.take(sequence, &message).await,
+                Ok(Arrived::Idle) => {}
+                // The broker is being closed.
+                Err(_) => return,
+            }
         }
     }
 
-    /// Follows from behind the last one that came, or reads everything anew where that cannot be.
-    async fn resume(&mut self, anew: bool) -> Result<Follow> {
-        let info = self.bucket.stream.get_info().await.map_err(|error| {
-            crossdock_topics::Error::new(crossdock_topics::ErrorCode::Unavailable, error.to_string())
-        })?;
-        let seen = self.mirror.seen();
-        let other = self.created.as_deref() != Some(&format!("{:?}", info.created));
-        if anew || other || info.state.last_sequence < seen {
-            tracing::warn!(other, seen, last = info.state.last_sequence, "the store is read anew");
-            return self.load().await;
+    /// Whether what is there is not what was followed: somebody has deleted the store, or put back an old one.
+    async fn is_another(&self) -> bool {
+        // A leader that is new may need a moment until it knows all that it has.
+        for wait in [Duration::ZERO, ASK] {
+            tokio::time::sleep(wait).await;
+            // When there is no answer it will be interrupted again if it does not go on.
+            let Ok(Ok(info)) = timeout(ASK, self.bucket.stream.get_info()).await else { return false };
+            if self.created.as_deref() != Some(&format!("{:?}", info.created)) {
+                return true;
+            }
+            if info.state.last_sequence >= self.mirror.seen() {
+                return false;
+            }
         }
-        Follow::begin(&self.bucket.connection, &info.config.name, seen + 1).await
+        true
+    }
+
+    async fn load_again(&mut self) -> Follow {
+        let (mut failures, seed) = (0, rand::random());
+        loop {
+            match self.load().await {
+                Ok(follow) => return follow,
+                Err(error) => tracing::warn!(%error, "the store in NATS cannot be read yet"),
+            }
+            failures += 1;
+            tokio::time::sleep(AGAIN.wait(failures, seed)).await;
+        }
     }
 
     async fn take(&self, sequence: u64, message: &Message) {

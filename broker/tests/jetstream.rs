@@ -1,0 +1,37 @@
+//! Several engines on NATS, on bad days: nats-servers killed and halted, connections cut, leaders moved.
+
+#![allow(clippy::unwrap_used)] // a test fails by panicking
+
+#[path = "jetstream/asking.rs"]
+mod asking;
+#[path = "jetstream/leases.rs"]
+mod leases;
+#[path = "jetstream/line.rs"]
+mod line;
+#[path = "jetstream/sharing.rs"]
+mod sharing;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_broker::{JetStream, JetStreamOptions};
+use crossdock_tests::Nats;
+
+/// No wait in a test is longer; a busy machine needs a small part of it.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+async fn open(url: &str) -> Arc<JetStream> {
+    JetStream::open(JetStreamOptions::new(url).unwrap()).await.unwrap()
+}
+
+/// The server that leads the store's stream.
+async fn leader(nats: &Nats) -> usize {
+    let client =
+        async_nats::connect(nats.url().trim_start_matches("nats://").split(',').collect::<Vec<_>>()).await;
+    let context = async_nats::jetstream::new(client.unwrap());
+    crossdock_tests::eventually("the store to have a leader", PATIENCE, || async {
+        let info = context.get_stream("KV_crossdock-store").await.ok()?.cached_info().clone();
+        info.cluster?.leader.map(|name| nats.named(&name))
+    })
+    .await
+}
