@@ -1,7 +1,9 @@
-//! What the engine on NATS JetStream keeps of the contract, on one real nats-server. Each case has a prefix of its own there.
+//! What the engine on NATS JetStream keeps of the contract, on one real nats-server and on a cluster of three. Each case has
+//! a prefix of its own there.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -12,29 +14,36 @@ use crossdock_topics::conformance::{Exception, Harness};
 use tokio::sync::{Mutex, OnceCell};
 
 /// One for all cases: it keeps what each thinks is its own apart by prefixes. It ends with this process.
-static NATS: OnceCell<Nats> = OnceCell::const_new();
+static ONE: OnceCell<Nats> = OnceCell::const_new();
+static THREE: OnceCell<Nats> = OnceCell::const_new();
 static CASES: AtomicU32 = AtomicU32::new(0);
 
-/// One case's share of the server.
+/// One case's share of the server, or of the cluster.
 struct Prefix {
     name: String,
+    cluster: bool,
     /// The brokers of this case, so that none is dropped before the case has ended.
     opened: Mutex<Vec<SharedBroker>>,
 }
 
 impl Prefix {
-    fn new() -> Self {
-        Self { name: format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed)), opened: Mutex::default() }
+    fn new(cluster: bool) -> Self {
+        let name = format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed));
+        Self { name, cluster, opened: Mutex::default() }
     }
 }
 
 #[async_trait]
 impl Harness for Prefix {
     async fn open(&self) -> SharedBroker {
-        let nats = NATS.get_or_init(Nats::single).await;
+        let nats = if self.cluster {
+            THREE.get_or_init(|| Nats::cluster(3)).await
+        } else {
+            ONE.get_or_init(Nats::single).await
+        };
         let mut options = JetStreamOptions::new(&nats.url()).unwrap();
         options.prefix = self.name.clone();
-        options.sync_always = true;
+        options.sync_always = !self.cluster;
         let broker: SharedBroker = JetStream::open(options).await.unwrap();
         self.opened.lock().await.push(broker.clone());
         broker
@@ -50,7 +59,7 @@ impl Harness for Prefix {
     }
 
     fn exceptions(&self) -> &'static [Exception] {
-        EXCEPTIONS
+        if self.cluster { &CLUSTER } else { EXCEPTIONS }
     }
 }
 
@@ -90,7 +99,23 @@ const EXCEPTIONS: &[Exception] = &[
     not_yet("dead_letters"),
     not_yet("freight"),
     not_yet("store::definitions_are_read_here_and_written_elsewhere"),
-    not_yet("watch::definitions_can_be_watched"),
 ];
 
-crossdock_topics::conformance_tests!(Prefix::new());
+/// What holds on one server only.
+static CLUSTER: LazyLock<Vec<Exception>> = LazyLock::new(|| {
+    let more =
+        [not_yet("once::many_publishers_of_one_id_store_it_once"), not_yet("once::within_one_batch_too")];
+    [EXCEPTIONS, &more].concat()
+});
+
+mod one {
+    use super::*;
+
+    crossdock_topics::conformance_tests!(Prefix::new(false));
+}
+
+mod three {
+    use super::*;
+
+    crossdock_topics::conformance_tests!(Prefix::new(true));
+}
