@@ -113,6 +113,18 @@ impl Feed {
         }
     }
 
+    /// Goes on elsewhere, with nothing in memory: what lies before `tail` is visible, and to be had from the engine.
+    pub(crate) fn begin_at(&self, head: u64, tail: u64, last: Timestamp) {
+        self.recent.write().clear();
+        self.head.fetch_max(head, Ordering::AcqRel);
+        self.last.fetch_max(last.0, Ordering::Relaxed);
+        self.tail.fetch_max(tail, Ordering::AcqRel);
+        self.moved.notify_waiters();
+        for (subscription, listed) in self.subscribers.read().iter() {
+            subscription.moved(listed);
+        }
+    }
+
     /// Drops the oldest blocks that are in memory, up to an offset.
     pub(crate) fn evict(&self, end: u64) {
         let mut recent = self.recent.write();

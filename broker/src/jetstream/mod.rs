@@ -67,7 +67,7 @@ impl JetStream {
         let store = Box::pin(KeyStore::open(&connection, &shutdown)).await?;
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
-        let logs = Logs::open(&connection, &store, &shutdown);
+        let logs = Logs::open(&connection, &store, &instance, &shutdown);
         Ok(Self { connection, store, instance, requests, logs, shutdown, closed: AtomicBool::new(false) })
     }
 

@@ -49,7 +49,7 @@ pub(super) async fn only_the_newest_of_each_key_stays(harness: Arc<dyn Harness>)
     assert_eq!(stored_texts(&found), ["2", "no key", "3", "1"]);
     assert!(found.is_sorted_by_key(|message| message.time));
     let after = info(&broker, &prices).await;
-    assert_eq!((after.head, after.tail), (0, 7));
+    assert!(after.head <= 2 && after.tail == 7, "{after:?}");
     put(&broker, &prices, &[("a", "3")]).await;
     eventually_holds(&broker, &prices, &[4, 5, 6, 7]).await;
 }
@@ -170,15 +170,16 @@ pub(super) async fn a_restart_changes_nothing_of_it(harness: Arc<dyn Harness>) {
         assert_eq!(stored_texts(&found), ["2", "2", "1"]);
         assert_eq!(found.iter().map(|message| message.time).collect::<Vec<_>>(), times);
         assert_eq!(info(broker, &prices).await.tail, 5);
-        put(broker, &prices, &[("a", "3")]).await;
-        eventually_holds(broker, &prices, &[3, 4, 5]).await;
     };
     if let Some(after) = harness.reopen_killed().await {
         check(&after).await;
         close(after).await;
     }
     close(broker).await;
-    check(&harness.reopen().await).await;
+    let broker = harness.reopen().await;
+    check(&broker).await;
+    put(&broker, &prices, &[("a", "3")]).await;
+    eventually_holds(&broker, &prices, &[3, 4, 5]).await;
 }
 
 pub(super) async fn much_of_it_under_load(harness: Arc<dyn Harness>) {
@@ -255,9 +256,9 @@ pub(super) async fn an_append_can_expect_the_newest_of_a_key(harness: Arc<dyn Ha
     append(&broker, &prices, keyed("a", "2"), "a", Some(0)).await.unwrap();
     refused(append(&broker, &prices, keyed("a", "x"), "a", Some(0)).await, ErrorCode::Conflict);
     let check = async |broker: &SharedBroker| {
-        refused(append(broker, &prices, keyed("a", "x"), "a", Some(0)).await, ErrorCode::Conflict);
-        append(broker, &prices, keyed("a", "3"), "a", Some(2)).await.unwrap();
-        append(broker, &prices, keyed("b", "2"), "b", Some(1)).await.unwrap();
+        let error =
+            refused(append(broker, &prices, keyed("a", "x"), "a", Some(0)).await, ErrorCode::Conflict);
+        assert!(error.message.contains("offset 2"), "{error} does not say what is there");
     };
     if let Some(after) = harness.reopen_killed().await {
         check(&after).await;
@@ -266,6 +267,8 @@ pub(super) async fn an_append_can_expect_the_newest_of_a_key(harness: Arc<dyn Ha
     close(broker).await;
     let broker = harness.reopen().await;
     check(&broker).await;
+    append(&broker, &prices, keyed("a", "3"), "a", Some(2)).await.unwrap();
+    append(&broker, &prices, keyed("b", "2"), "b", Some(1)).await.unwrap();
     broker.purge(&prices, None).await.unwrap();
     append(&broker, &prices, keyed("a", "4"), "a", None).await.unwrap();
     let plain = topic(&broker, "plain").await;

@@ -31,6 +31,11 @@ fn place(name: &TopicName) -> Key {
     Key::Own(format!("{TOPICS}{name}"))
 }
 
+/// Why retention keeps more of a topic than its limits say, in words.
+pub(super) fn held_by(name: &TopicName) -> Key {
+    Key::Own(format!("held/{name}"))
+}
+
 fn read<T: serde::de::DeserializeOwned>(key: &Key, entry: &Entry) -> Result<T> {
     serde_json::from_slice(&entry.value)
         .map_err(|cause| Error::internal(format!("{key} in the store cannot be read: {cause}")))
@@ -77,6 +82,8 @@ impl Logs {
         if let Some(before) = topics.insert(name.clone(), Arc::new(log)) {
             before.mark_deleted();
         }
+        drop(topics);
+        self.changed.send_modify(|changes| *changes += 1);
         Ok(())
     }
 
@@ -87,7 +94,14 @@ impl Logs {
             && let Some(log) = topics.remove(name)
         {
             log.mark_deleted();
+            drop(topics);
+            self.changed.send_modify(|changes| *changes += 1);
         }
+    }
+
+    /// Says that a topic was made here or elsewhere, or has gone.
+    pub(in crate::jetstream) fn changed(&self) -> tokio::sync::watch::Receiver<u64> {
+        self.changed.subscribe()
     }
 
     pub(super) async fn put(&self, topic: Topic, expect: Expect) -> Result<Revision> {
@@ -243,10 +257,25 @@ impl Logs {
         entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
     }
 
+    fn described(&self, log: &TopicLog, info: &Info) -> TopicInfo {
+        let (topic, revision) = log.definition();
+        let state = &info.state;
+        let held_by = self.store.peek(&held_by(&log.name));
+        TopicInfo {
+            topic: (*topic).clone(),
+            revision,
+            head: state.head(),
+            tail: state.tail(),
+            bytes: state.bytes,
+            last: state.last(),
+            held_by: held_by.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
+        }
+    }
+
     pub(super) async fn describe(&self, name: &TopicName) -> Result<TopicInfo> {
         let log = self.topic(name)?;
         let info = self.streams.info(log.number).await?;
-        info.map(|info| log.info(&info)).ok_or_else(|| Error::not_found("topic", name))
+        info.map(|info| self.described(&log, &info)).ok_or_else(|| Error::not_found("topic", name))
     }
 
     pub(super) async fn describe_all(&self) -> Result<Vec<TopicInfo>> {
@@ -254,7 +283,7 @@ impl Logs {
         let streams = self.streams.all().await?;
         let mut topics: Vec<TopicInfo> = logs
             .iter()
-            .filter_map(|log| Some(log.info(streams.get(&self.streams.name(log.number))?)))
+            .filter_map(|log| Some(self.described(log, streams.get(&self.streams.name(log.number))?)))
             .collect();
         topics.sort_by(|a, b| a.topic.name.cmp(&b.topic.name));
         Ok(topics)
@@ -273,27 +302,9 @@ impl Logs {
         }
         if before > state.head() {
             self.streams.purge(log.number, before, None).await?;
-            if let Some(following) = log.following.get() {
-                following.dropped(before);
-            }
+            self.head_moved(&log, before);
         }
         Ok(before.max(state.head()))
-    }
-}
-
-impl TopicLog {
-    fn info(&self, info: &Info) -> TopicInfo {
-        let (topic, revision) = self.definition();
-        let state = &info.state;
-        TopicInfo {
-            topic: (*topic).clone(),
-            revision,
-            head: state.head(),
-            tail: state.tail(),
-            bytes: state.bytes,
-            last: state.last(),
-            held_by: self.held_by.lock().clone(),
-        }
     }
 }
 

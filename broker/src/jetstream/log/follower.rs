@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossdock_topics::{Backoff, Error, Record, Result, Timestamp};
+use crossdock_topics::{Backoff, Error, Record, Result, Timestamp, TopicName};
 use parking_lot::Mutex;
 use tokio::time::Instant;
 
@@ -38,14 +38,30 @@ pub(in crate::jetstream) struct Following {
 }
 
 impl Following {
-    /// What lies before an offset is there no more.
-    pub(super) fn dropped(&self, before: u64) {
+    pub(super) fn new(number: u32, name: TopicName) -> Self {
+        Self {
+            feed: Arc::new(Feed::new(number, name, 0, 0, Timestamp(0))),
+            needed: AtomicUsize::new(0),
+            running: AtomicBool::new(false),
+            window: Mutex::default(),
+        }
+    }
+
+    /// What lies before an offset is there no more; gives whether that is news.
+    pub(super) fn dropped(&self, before: u64) -> bool {
         let feed = &self.feed;
-        if before > feed.head() {
+        let is_news = before > feed.head();
+        if is_news {
             feed.set_head(before);
             feed.evict(before.min(feed.tail()));
+            feed.moved.notify_waiters();
         }
-        feed.moved.notify_waiters();
+        is_news
+    }
+
+    /// Whether anybody here reads it as it grows.
+    pub(super) fn is_needed(&self) -> bool {
+        self.needed.load(Ordering::Acquire) > 0 || !self.feed.subscribers().is_empty()
     }
 }
 
@@ -65,54 +81,34 @@ impl Drop for Need {
     }
 }
 
-/// Follows a topic for as long as what this gives is held.
-///
-/// # Errors
-/// `NotFound`; `Unavailable`.
-pub(in crate::jetstream) async fn need(logs: &Arc<Logs>, log: &Arc<TopicLog>) -> Result<Need> {
-    let following = log
-        .following
-        .get_or_try_init(|| async {
-            let info = logs.streams.info(log.number).await?;
-            let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
-            let last = state.last().unwrap_or(Timestamp(0));
-            let feed = Feed::new(log.number, log.name.clone(), state.head(), state.tail(), last);
-            Ok::<_, Error>(Arc::new(Following {
-                feed: Arc::new(feed),
-                needed: AtomicUsize::new(0),
-                running: AtomicBool::new(false),
-                window: Mutex::default(),
-            }))
-        })
-        .await?
-        .clone();
-    following.needed.fetch_add(1, Ordering::AcqRel);
-    let need = Need(following.clone());
-    if log.is_deleted() {
-        following.feed.mark_deleted();
-        return Err(Error::not_found("topic", &log.name));
+impl Logs {
+    /// Follows a topic for as long as what this gives is held: its feed moves with what is published, from any server.
+    pub(in crate::jetstream) fn follow(self: &Arc<Self>, log: &Arc<TopicLog>) -> Need {
+        let following = log.following.clone();
+        following.needed.fetch_add(1, Ordering::AcqRel);
+        if !following.running.swap(true, Ordering::AcqRel) {
+            self.shutdown.tasks().spawn(run(self.clone(), log.clone(), following.clone()));
+        }
+        Need(following)
     }
-    if !following.running.swap(true, Ordering::AcqRel) {
-        logs.shutdown.tasks().spawn(run(logs.clone(), log.clone(), following));
-    }
-    Ok(need)
 }
 
 async fn run(logs: Arc<Logs>, log: Arc<TopicLog>, following: Arc<Following>) {
     let mut failures = 0;
+    let mut has_begun = false;
     loop {
         let ended = tokio::select! {
-            ended = follow(&logs, &log, &following) => ended,
+            ended = follow(&logs, &log, &following, &mut has_begun) => ended,
             () = log.deleted.cancelled() => return,
             () = logs.shutdown.started() => return,
         };
         match ended {
             Ok(()) => {
                 following.running.store(false, Ordering::Release);
-                let needed = following.needed.load(Ordering::Acquire) > 0;
-                if !needed || following.running.swap(true, Ordering::AcqRel) {
+                if !following.is_needed() || following.running.swap(true, Ordering::AcqRel) {
                     return;
                 }
+                has_begun = false;
             }
             Err(error) => {
                 failures += 1;
@@ -128,9 +124,16 @@ async fn run(logs: Arc<Logs>, log: Arc<TopicLog>, following: Arc<Following>) {
 }
 
 /// Follows until nobody needs it, or it breaks off.
-async fn follow(logs: &Logs, log: &TopicLog, following: &Following) -> Result<()> {
+async fn follow(logs: &Logs, log: &TopicLog, following: &Following, has_begun: &mut bool) -> Result<()> {
     let feed = &following.feed;
     let stream = logs.streams.name(log.number);
+    if !*has_begun {
+        let info = logs.streams.info(log.number).await?;
+        let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
+        *following.window.lock() = Default::default();
+        feed.begin_at(state.head(), state.tail(), state.last().unwrap_or(Timestamp(0)));
+        *has_begun = true;
+    }
     let mut follow = Follow::begin(&logs.streams.connection, &stream, feed.tail() + 1).await?;
     let mut block = Building::new(feed.tail());
     let mut idle_since: Option<Instant> = None;
@@ -146,7 +149,7 @@ async fn follow(logs: &Logs, log: &TopicLog, following: &Following) -> Result<()
             }
             Arrived::Idle => block.close(following)?,
         }
-        if following.needed.load(Ordering::Acquire) > 0 || !feed.subscribers().is_empty() {
+        if following.is_needed() {
             idle_since = None;
         } else if idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
             return block.close(following);

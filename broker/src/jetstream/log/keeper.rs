@@ -1,10 +1,157 @@
-//! Retention.
+//! Retention and compaction: what is not to be kept any more is dropped, by one server of the cluster at a time.
+//!
+//! Where unread messages may go, NATS itself drops by the topic's limits. Where they may not, the keeper does, up to what
+//! some subscription needs. It holds a key in the store that goes with its server.
 
+use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::Logs;
+use bytes::Bytes;
+use crossdock_topics::{Expect, Result, Timestamp, Topic};
+use tokio::time::Instant;
+
+use super::super::store::Key;
+use super::compaction::Compaction;
+use super::definitions::held_by;
+use super::streams::{From, State};
+use super::{Logs, Needs, TopicLog};
+
+/// How often it looks at all topics, at most; with many of them it looks less often.
+const TICK: Duration = Duration::from_millis(500);
+/// It spends one part in so many of its time.
+const PART: u32 = 10;
 
 /// Drops what is not to be kept any more, until the engine stops.
 pub(super) async fn run(logs: Arc<Logs>) {
-    logs.shutdown.started().await;
+    let mut compactions: HashMap<u32, Compaction> = HashMap::new();
+    let mut wait = TICK;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = logs.shutdown.started() => return,
+        }
+        let began = Instant::now();
+        let looked = tokio::select! {
+            looked = look(&logs, &mut compactions) => looked,
+            () = logs.shutdown.started() => return,
+        };
+        if let Err(error) = looked {
+            tracing::debug!(%error, "retention tries again");
+        }
+        wait = TICK.max(began.elapsed() * PART);
+    }
+}
+
+async fn look(logs: &Arc<Logs>, compactions: &mut HashMap<u32, Compaction>) -> Result<()> {
+    let topics = logs.all_topics();
+    let keeps = is_keeper(logs).await?;
+    if !keeps {
+        compactions.clear();
+        // Somebody else drops. Who reads on and on here must know of it.
+        for log in topics.iter().filter(|log| log.following.is_needed()) {
+            if let Some(info) = logs.streams.info(log.number).await? {
+                logs.head_moved(log, info.state.head());
+            }
+        }
+        return Ok(());
+    }
+    compactions.retain(|number, _| topics.iter().any(|log| log.number == *number));
+    let streams = logs.streams.all().await?;
+    for log in topics {
+        let Some(info) = streams.get(&logs.streams.name(log.number)) else { continue };
+        logs.head_moved(&log, info.state.head());
+        let (topic, _) = log.definition();
+        trim(logs, &log, &topic, &info.state).await?;
+        if topic.retention.compact {
+            let compaction = compactions.entry(log.number).or_default();
+            compaction.go_on(logs, &log, &info.state).await?;
+        } else {
+            compactions.remove(&log.number);
+        }
+    }
+    Ok(())
+}
+
+/// Whether this server is the one, or becomes it.
+async fn is_keeper(logs: &Logs) -> Result<bool> {
+    let key = Key::Own("keeper".into());
+    let held = *logs.held.borrow();
+    if Instant::now() >= held.until {
+        return Ok(false);
+    }
+    let mine = Bytes::from(format!("{:016x} {}", logs.engine, held.lease.0));
+    match logs.store.peek(&key) {
+        Some(entry) if entry.value == mine => Ok(true),
+        Some(_) => Ok(false),
+        None => Ok(logs.store.put(&key, mine, Expect::Absent, Some(held.lease)).await.is_ok()),
+    }
+}
+
+/// Drops the oldest messages of a topic, as far as its limits say and what is needed allows.
+async fn trim(logs: &Logs, log: &TopicLog, topic: &Topic, state: &State) -> Result<()> {
+    let mut target = wanted(logs, log, topic, state).await?;
+    let mut held = None;
+    if target > state.head() && !topic.retention.drop_unread {
+        match logs.needs(log) {
+            Needs::Nothing => {}
+            Needs::From(offset, words) if offset < target => (target, held) = (offset, Some(words)),
+            Needs::From(..) => {}
+            Needs::Unknown => return Ok(()),
+        }
+    }
+    if target > state.head() {
+        logs.streams.purge(log.number, target, None).await?;
+        logs.head_moved(log, target);
+    }
+    let key = held_by(&log.name);
+    let said = logs.store.peek(&key);
+    match (said, held) {
+        (None, None) => {}
+        (Some(_), None) => drop(logs.store.delete(&key, Expect::Any).await?),
+        (Some(said), Some(words)) if said.value == words.as_bytes() => {}
+        (_, Some(words)) => drop(logs.store.put(&key, words.into(), Expect::Any, None).await?),
+    }
+    Ok(())
+}
+
+/// Up to where the limits of a topic say to drop.
+async fn wanted(logs: &Logs, log: &TopicLog, topic: &Topic, state: &State) -> Result<u64> {
+    let (head, tail) = (state.head(), state.tail());
+    let retention = &topic.retention;
+    let mut target = head;
+    // Where compaction has left gaps, that many offsets hold fewer messages: too few are dropped rather than too many.
+    if let Some(excess) = retention.max_messages.and_then(|most| state.messages.checked_sub(most)) {
+        target = target.max(head + excess);
+    }
+    if let Some(excess) = retention.max_bytes.and_then(|most| state.bytes.checked_sub(most))
+        && state.messages > 0
+    {
+        let average = (state.bytes / state.messages).max(1);
+        target = target.max(head + excess / average);
+    }
+    if let Some(age) = retention.max_age
+        && state.messages > 0
+    {
+        let oldest = logs.now().before(age);
+        if state.first().is_some_and(|first| first < oldest) {
+            let kept = logs.streams.read(log.number, From::Time(Timestamp(oldest.0)), 1, 1).await?;
+            target = target.max(kept.first().map_or(tail, |kept| kept.offset));
+        }
+    }
+    Ok(target.min(tail))
+}
+
+impl Logs {
+    /// What of a topic may not go.
+    pub(super) fn needs(&self, log: &TopicLog) -> Needs {
+        if let Some(readers) = self.readers.get() {
+            return readers.needs(&log.following.feed);
+        }
+        let taken = self
+            .subscriptions()
+            .into_iter()
+            .any(|subscription| subscription.topics.iter().any(|pattern| pattern.matches(log.name.as_str())));
+        if taken { Needs::Unknown } else { Needs::Nothing }
+    }
 }

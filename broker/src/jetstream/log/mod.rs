@@ -4,6 +4,7 @@
 //! Definitions lie in the store (`topics/NAME`), the number that names a topic's stream beside them in a key of the
 //! engine's own. A topic that is deleted and made again has another number, and so another stream.
 
+mod compaction;
 mod definitions;
 mod follower;
 mod group;
@@ -16,8 +17,8 @@ mod streams;
 mod topic;
 
 use std::collections::HashMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -26,10 +27,13 @@ use crossdock_topics::{
     Revision, Shutdown, StartAt, SystemClock, Timestamp, Topic, TopicInfo, TopicName,
 };
 use parking_lot::RwLock;
+use tokio::sync::watch;
 
 use super::JetStream;
 use super::connection::Connection;
+use super::instance::{Held, Instance};
 use super::store::KeyStore;
+use crate::delivery::Feed;
 use crate::embedded::queue::Budget;
 use crate::embedded::sources;
 use group::Waiting;
@@ -45,11 +49,38 @@ pub(in crate::jetstream) struct Logs {
     streams: Streams,
     store: KeyStore,
     shutdown: Shutdown,
+    /// The lease of this engine, and until when it is surely held.
+    held: watch::Receiver<Held>,
     topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
     budget: Budget,
     /// This engine, among all that ever were.
     engine: u64,
     publishers: AtomicU64,
+    changed: watch::Sender<u64>,
+    readers: OnceLock<Arc<dyn Readers>>,
+}
+
+/// Those who read topics on and on, on any server, as retention must know them.
+pub(in crate::jetstream) trait Readers: Send + Sync + 'static {
+    /// What lies before `head` is there no more.
+    fn trimmed(&self, feed: &Arc<Feed>, head: u64);
+
+    /// These messages are there no more.
+    fn compacted(&self, feed: &Arc<Feed>, removed: &[u64]);
+
+    /// What may not go, of all subscriptions that take from the topic, whatever server they are on.
+    fn needs(&self, feed: &Arc<Feed>) -> Needs;
+}
+
+/// What of a topic may not go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::jetstream) enum Needs {
+    /// All may go.
+    Nothing,
+    /// Nothing from this offset on, and in words for whom and why.
+    From(u64, String),
+    /// It is not known at the moment.
+    Unknown,
 }
 
 impl Logs {
@@ -57,20 +88,45 @@ impl Logs {
     pub(in crate::jetstream) fn open(
         connection: &Connection,
         store: &KeyStore,
+        instance: &Instance,
         shutdown: &Shutdown,
     ) -> Arc<Self> {
         let logs = Arc::new(Self {
             streams: Streams { connection: connection.clone() },
             store: store.clone(),
             shutdown: shutdown.clone(),
+            held: instance.held(),
             topics: RwLock::default(),
             budget: Budget::new(connection.options.waiting_bytes),
             engine: rand::random(),
             publishers: AtomicU64::new(0),
+            changed: watch::Sender::new(0),
+            readers: OnceLock::new(),
         });
         shutdown.tasks().spawn(definitions::watch(logs.clone()));
         shutdown.tasks().spawn(keeper::run(logs.clone()));
         logs
+    }
+
+    /// Says who reads topics on and on. Once, before they do.
+    pub(in crate::jetstream) fn set_readers(&self, readers: Arc<dyn Readers>) {
+        let _ = self.readers.set(readers);
+    }
+
+    /// What lies before an offset of a topic is there no more.
+    fn head_moved(&self, log: &TopicLog, head: u64) {
+        if log.following.dropped(head)
+            && let Some(readers) = self.readers.get()
+        {
+            readers.trimmed(&log.following.feed, head);
+        }
+    }
+
+    /// These messages of a topic are there no more.
+    fn compacted(&self, log: &TopicLog, removed: &[u64]) {
+        if let Some(readers) = self.readers.get() {
+            readers.compacted(&log.following.feed, removed);
+        }
     }
 
     fn now(&self) -> Timestamp {

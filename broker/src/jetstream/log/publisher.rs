@@ -17,6 +17,7 @@ use crossdock_topics::{Backoff, Durability, Error, ErrorCode, Expected, Source};
 use tokio::time::Instant;
 
 use super::Logs;
+use super::compaction::OldKeys;
 use super::group::{Group, Known, Naming, Waiting, read_source};
 use super::message::escape;
 use super::sending::{Answer, Sent, look_up, send};
@@ -51,6 +52,7 @@ pub(super) struct Sending {
     /// Numbers the groups.
     groups: u64,
     careful: u32,
+    old_keys: OldKeys,
     /// Whether the log ends where this engine believes, unless somebody else publishes.
     tail_is_known: bool,
 }
@@ -64,6 +66,7 @@ impl Sending {
             source_last: HashMap::new(),
             groups: 0,
             careful: 0,
+            old_keys: OldKeys::default(),
             tail_is_known: false,
         }
     }
@@ -293,7 +296,14 @@ impl Publisher {
                 first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, last.to_string());
             }
             (Some(Expected::LastOfKey(key, last)), Some(first)) => {
-                let last = last.map_or(0, |offset| offset.saturating_add(1));
+                // What was stored before keys were parts of subjects is not there for NATS.
+                let old = self.state.old_keys.find(&self.logs, &self.log, &key).await.ok().flatten();
+                let last = match (last, old) {
+                    (Some(last), old) if Some(last) == old => 0,
+                    // It is there, and should not be.
+                    (None, Some(_)) => i64::MAX as u64,
+                    (last, _) => last.map_or(0, |offset| offset.saturating_add(1)),
+                };
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
                 first.headers.insert(subject_of, naming.all_with(&key));
             }
@@ -542,7 +552,7 @@ impl Publisher {
     }
 
     /// What is there that was not expected, if it is so.
-    async fn unexpected(&self, expected: &Expected) -> Result<Option<Error>, Error> {
+    async fn unexpected(&mut self, expected: &Expected) -> Result<Option<Error>, Error> {
         let (what, found, wanted) = match expected {
             Expected::Last(wanted) => {
                 let info = self.logs.streams.info(self.log.number).await?;
@@ -552,8 +562,9 @@ impl Publisher {
             Expected::LastOfKey(key, wanted) => {
                 let subjects = self.naming().all_with(key);
                 let found = self.logs.streams.last_on(self.log.number, &subjects).await?;
+                let old = self.state.old_keys.find(&self.logs, &self.log, key).await?;
                 let what = format!("the newest message of key {key} in topic {}", self.log.name);
-                (what, found.map(|(offset, _)| offset), *wanted)
+                (what, found.map(|(offset, _)| offset).or(old), *wanted)
             }
         };
         if found == wanted {

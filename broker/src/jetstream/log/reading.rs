@@ -6,10 +6,10 @@ use std::time::Duration;
 use crossdock_topics::{Error, Page, Record, Result, StartAt, Stored, TopicName};
 use tokio::time::Instant;
 
-use super::Logs;
 use super::follower;
 use super::message::decode;
 use super::streams::From;
+use super::{Logs, TopicLog};
 use crate::delivery::{LONGEST_WAIT, READ_BYTES};
 
 /// How often to ask again for what must be there, and how long.
@@ -17,6 +17,21 @@ const AGAIN: Duration = Duration::from_millis(5);
 const LAG: Duration = Duration::from_secs(1);
 
 impl Logs {
+    /// The offset that a place stands for, NATS asked: the end lies behind everything that anybody was told is stored.
+    pub(in crate::jetstream) async fn place(&self, log: &TopicLog, at: StartAt) -> Result<u64> {
+        let info = self.streams.info(log.number).await?;
+        let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
+        Ok(match at {
+            StartAt::Start => state.head(),
+            StartAt::End => state.tail(),
+            StartAt::Offset(offset) => offset.max(state.head()),
+            StartAt::Time(time) => {
+                let first = self.streams.read(log.number, From::Time(time), 1, READ_BYTES).await?;
+                first.first().map_or(state.tail(), |kept| kept.offset)
+            }
+        })
+    }
+
     pub(super) async fn read(
         self: &Arc<Self>,
         topic: &TopicName,
@@ -88,7 +103,7 @@ impl Logs {
             }
             place = From::Offset(page.next);
             let Some(moved) = moved.as_pin_mut() else {
-                need = Some(follower::need(self, &log).await?);
+                need = Some(self.follow(&log));
                 continue;
             };
             tokio::select! {

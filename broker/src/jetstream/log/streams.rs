@@ -42,6 +42,7 @@ pub(super) struct State {
     pub(super) messages: u64,
     pub(super) bytes: u64,
     first_seq: u64,
+    first_ts: String,
     last_seq: u64,
     last_ts: String,
 }
@@ -55,6 +56,11 @@ impl State {
     /// The offset that comes next.
     pub(super) fn tail(&self) -> u64 {
         self.last_seq
+    }
+
+    /// When the oldest message that is kept was stored.
+    pub(super) fn first(&self) -> Option<Timestamp> {
+        if self.messages == 0 { None } else { self.first_ts.parse().ok() }
     }
 
     /// When the newest message was stored.

@@ -6,7 +6,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use crossdock_topics::{Durability, Revision, Source, Topic, TopicName};
 use parking_lot::{Mutex, RwLock};
-use tokio::sync::OnceCell;
 use tokio_util::sync::CancellationToken;
 
 use super::follower::Following;
@@ -28,8 +27,7 @@ pub(in crate::jetstream) struct TopicLog {
     pub(super) queue: Mutex<Queue>,
     /// What the one who publishes knows, while nobody does.
     pub(super) sending: Mutex<Option<Box<Sending>>>,
-    pub(super) following: OnceCell<Arc<Following>>,
-    pub(super) held_by: Mutex<Option<String>>,
+    pub(in crate::jetstream) following: Arc<Following>,
     /// Set when the topic is deleted.
     pub(super) deleted: CancellationToken,
 }
@@ -58,6 +56,7 @@ impl TopicLog {
         topic: Topic,
         revision: Revision,
     ) -> Self {
+        let topic_name = topic.name.clone();
         Self {
             number,
             name: topic.name.clone(),
@@ -67,8 +66,7 @@ impl TopicLog {
             tail: AtomicU64::new(0),
             queue: Mutex::default(),
             sending: Mutex::new(None),
-            following: OnceCell::new(),
-            held_by: Mutex::default(),
+            following: Arc::new(Following::new(number, topic_name)),
             deleted: CancellationToken::new(),
         }
     }
@@ -100,8 +98,6 @@ impl TopicLog {
     /// From now on nothing is published, and whoever waits for more is told.
     pub(super) fn mark_deleted(&self) {
         self.deleted.cancel();
-        if let Some(following) = self.following.get() {
-            following.feed.mark_deleted();
-        }
+        self.following.feed.mark_deleted();
     }
 }

@@ -1,0 +1,132 @@
+//! Keeping only the newest message of each key in topics that ask for it.
+//!
+//! The keeper reads such a topic once, and then what comes: it knows the newest offset of each key, and drops the older
+//! ones one by one. What it knows is in memory only: another keeper reads the topic again.
+
+use std::collections::{BTreeSet, HashMap, VecDeque};
+use std::time::Duration;
+
+use crossdock_topics::{Result, Timestamp};
+use futures::StreamExt;
+
+use super::message::decode;
+use super::streams::{From, State};
+use super::{Logs, Needs, TopicLog};
+
+/// So much is read at a time, so that other topics have their turn.
+const PAGES: usize = 16;
+const PAGE_MESSAGES: usize = 1000;
+const PAGE_BYTES: usize = 1 << 20;
+/// So many are dropped at a time, and asked for at once.
+const DROPS: usize = 5000;
+const AT_ONCE: usize = 64;
+/// How long a message stays that says its key is gone.
+const GONE_FOR: Duration = Duration::from_secs(86_400);
+
+/// What the keeper knows of a topic.
+#[derive(Default)]
+pub(super) struct Compaction {
+    /// All before this has been read.
+    read: u64,
+    newest: HashMap<String, u64>,
+    /// Not the newest of their keys any more.
+    old: BTreeSet<u64>,
+    /// The newest of their keys that say the key is gone.
+    gone: VecDeque<(Timestamp, u64, String)>,
+}
+
+impl Compaction {
+    /// Reads what has come, and drops what may go.
+    pub(super) async fn go_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
+        self.read_on(logs, log, state).await?;
+        let now = logs.now();
+        while let Some((time, offset, key)) = self.gone.front() {
+            if self.newest.get(key) != Some(offset) {
+                self.gone.pop_front();
+            } else if *time <= now.before(GONE_FOR) {
+                self.newest.remove(key);
+                self.old.insert(*offset);
+                self.gone.pop_front();
+            } else {
+                break;
+            }
+        }
+        let head = state.head();
+        self.old = self.old.split_off(&head);
+        let before = match log.definition().0.retention.drop_unread {
+            true => u64::MAX,
+            false => match logs.needs(log) {
+                Needs::Nothing => u64::MAX,
+                Needs::From(offset, _) => offset,
+                Needs::Unknown => 0,
+            },
+        };
+        let removed: Vec<u64> = self.old.range(..before).take(DROPS).copied().collect();
+        if removed.is_empty() {
+            return Ok(());
+        }
+        let mut drops = futures::stream::iter(removed.iter().copied())
+            .map(|offset| logs.streams.drop_one(log.number, offset))
+            .buffer_unordered(AT_ONCE);
+        while let Some(dropped) = drops.next().await {
+            dropped?;
+        }
+        drop(drops);
+        for offset in &removed {
+            self.old.remove(offset);
+        }
+        logs.compacted(log, &removed);
+        Ok(())
+    }
+
+    async fn read_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
+        for _ in 0..PAGES {
+            if self.read >= state.tail() {
+                return Ok(());
+            }
+            let found =
+                logs.streams.read(log.number, From::Offset(self.read), PAGE_MESSAGES, PAGE_BYTES).await?;
+            let Some(last) = found.last() else { return Ok(()) };
+            self.read = last.offset + 1;
+            for kept in found {
+                let is_gone = kept.payload.is_empty();
+                let Some(key) = decode(Some(&kept.headers), kept.payload).key else { continue };
+                let key = key.to_string();
+                if is_gone {
+                    self.gone.push_back((kept.time, kept.offset, key.clone()));
+                }
+                self.old.extend(self.newest.insert(key, kept.offset));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The newest message of each key among those that were stored before the topic was compacted: their keys are not in
+/// their subjects.
+#[derive(Default)]
+pub(super) struct OldKeys {
+    read: u64,
+    newest: HashMap<String, u64>,
+}
+
+impl OldKeys {
+    /// The newest such message of a key.
+    pub(super) async fn find(&mut self, logs: &Logs, log: &TopicLog, key: &str) -> Result<Option<u64>> {
+        let subjects = format!("{}.*", logs.streams.base(log.number));
+        loop {
+            let from = From::On(&subjects, self.read);
+            let found = logs.streams.read(log.number, from, PAGE_MESSAGES, PAGE_BYTES).await?;
+            let Some(last) = found.last() else { break };
+            self.read = last.offset + 1;
+            for kept in found {
+                if let Some(key) = decode(Some(&kept.headers), kept.payload).key {
+                    self.newest.insert(key.to_string(), kept.offset);
+                }
+            }
+        }
+        let Some(offset) = self.newest.get(key).copied() else { return Ok(None) };
+        let there = logs.streams.read(log.number, From::Offset(offset), 1, 1).await?;
+        Ok(Some(offset).filter(|offset| there.first().is_some_and(|kept| kept.offset == *offset)))
+    }
+}
