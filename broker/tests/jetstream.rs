@@ -2,6 +2,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "jetstream/access.rs"]
+mod access;
 #[path = "jetstream/asking.rs"]
 mod asking;
 #[path = "jetstream/leases.rs"]

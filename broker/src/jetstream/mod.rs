@@ -77,6 +77,13 @@ impl JetStream {
     }
 }
 
+impl Drop for JetStream {
+    /// Whoever forgot to close it leaves no tasks behind; the others notice when its lease has run out.
+    fn drop(&mut self) {
+        self.shutdown.begin();
+    }
+}
+
 fn closed() -> Error {
     Error::new(ErrorCode::Unavailable, "the broker is closed").hint("start it again")
 }

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Duration;
 
-use async_nats::jetstream::object_store::{self, GetErrorKind, ObjectMetadata, ObjectStore};
+use async_nats::jetstream::object_store::{GetErrorKind, ObjectMetadata, ObjectStore};
 use async_nats::jetstream::stream;
 use bytes::Bytes;
 use crossdock_topics::{Error, ErrorCode, Result};
@@ -30,25 +30,21 @@ impl Objects {
     /// Finds the object store, or makes it.
     pub(super) async fn open(connection: &Connection) -> Result<Self> {
         let bucket = format!("{}-objects", connection.prefix());
-        let store = match connection.context.get_object_store(&bucket).await {
-            Ok(store) => store,
-            Err(_) => {
-                let config = object_store::Config {
-                    bucket: bucket.clone(),
-                    description: Some("Large values of what the servers of a Crossdock cluster share".into()),
-                    num_replicas: connection.replicas(),
-                    ..Default::default()
-                };
-                connection.context.create_object_store(config).await.map_err(|error| {
-                    Error::new(
-                        ErrorCode::Unavailable,
-                        format!("the object store {bucket} can neither be found nor made in NATS: {error}"),
-                    )
-                })?
-            }
+        // As NATS lays out every object store.
+        let config = stream::Config {
+            name: format!("OBJ_{bucket}"),
+            description: Some("Large values of what the servers of a Crossdock cluster share".into()),
+            subjects: vec![format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")],
+            discard: stream::DiscardPolicy::New,
+            storage: stream::StorageType::File,
+            num_replicas: connection.replicas(),
+            allow_rollup: true,
+            allow_direct: true,
+            ..Default::default()
         };
-        let stream = connection.context.get_stream(format!("OBJ_{bucket}")).await;
-        let stream = stream.map_err(|error| Error::new(ErrorCode::Unavailable, error.to_string()))?;
+        let stream = connection.stream(config).await?;
+        let store = connection.context.get_object_store(&bucket).await;
+        let store = store.map_err(|error| unavailable(&bucket, &error))?;
         Ok(Self { store, stream, bucket })
     }
 
