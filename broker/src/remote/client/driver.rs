@@ -43,12 +43,7 @@ pub(super) async fn drive(link: Arc<Link>, first: Connected) {
         let Connected { pipe, heartbeat, server } = connected;
         tracing::debug!(address = %link.options.address, server, "connected");
         let mut connection = Connection::new(&link, pipe, heartbeat);
-        link.status.send_modify(|status| {
-            status.number += 1;
-            (status.up, status.settling) = (!status.closed, true);
-            (status.health.ready, status.health.reason) = (!status.closed, None);
-        });
-        link.consumers.join_again(&link, link.connection());
+        attach(&link);
         let ended = poll_fn(|cx| connection.poll(cx)).await;
         let Connection { pipe, .. } = connection;
         let reason = match ended {
@@ -66,8 +61,18 @@ pub(super) async fn drive(link: Arc<Link>, first: Connected) {
     link.told(told);
 }
 
+/// Lets everybody know that there is a connection; those who had joined over the one before join again.
+pub(super) fn attach(link: &Arc<Link>) {
+    link.status.send_modify(|status| {
+        status.number += 1;
+        (status.up, status.settling) = (!status.closed, true);
+        (status.health.ready, status.health.reason) = (!status.closed, None);
+    });
+    link.consumers.join_again(link, link.connection());
+}
+
 /// Lets everybody know that the connection is gone.
-fn detach(link: &Link, reason: &str) {
+pub(super) fn detach(link: &Link, reason: &str) {
     if !link.is_closed() {
         tracing::warn!(address = %link.options.address, reason, "the connection was lost");
     }

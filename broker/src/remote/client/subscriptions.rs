@@ -418,3 +418,6 @@ fn read_letter(letter: Letter, rest: &mut Bytes) -> Result<DeadLetter> {
         message,
     })
 }
+
+#[cfg(test)]
+mod tests;
