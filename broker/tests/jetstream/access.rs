@@ -53,7 +53,7 @@ async fn works(options: JetStreamOptions) {
 async fn a_user_with_no_more_than_the_listed_permissions_can_do_everything() {
     let nats = Nats::start(1, USER, "").await;
     let url = nats.url().replace("nats://", "nats://crossdock:s3cret@");
-    works(JetStreamOptions::new(&url).unwrap()).await;
+    Box::pin(works(JetStreamOptions::new(&url).unwrap())).await;
     for login in [
         None,
         Some(NatsLogin::Password("crossdock".into(), String::from("wrong").into())),
@@ -79,7 +79,7 @@ async fn over_tls_with_a_certificate_that_is_trusted_and_not_with_another() {
     let url = nats.url().replace("nats://", "tls://");
     let mut options = JetStreamOptions::new(&url).unwrap();
     options.ca = Some(cert);
-    works(options.clone()).await;
+    Box::pin(works(options.clone())).await;
     options.ca = None;
     let error = JetStream::open(options).await.err().expect("it is refused");
     assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
