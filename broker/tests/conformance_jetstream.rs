@@ -3,7 +3,6 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
-use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -59,7 +58,7 @@ impl Harness for Prefix {
     }
 
     fn exceptions(&self) -> &'static [Exception] {
-        if self.cluster { &CLUSTER } else { EXCEPTIONS }
+        EXCEPTIONS
     }
 }
 
@@ -107,13 +106,6 @@ const EXCEPTIONS: &[Exception] = &[
     not_yet("freight"),
     not_yet("store::definitions_are_read_here_and_written_elsewhere"),
 ];
-
-/// What holds on one server only.
-static CLUSTER: LazyLock<Vec<Exception>> = LazyLock::new(|| {
-    let more =
-        [not_yet("once::many_publishers_of_one_id_store_it_once"), not_yet("once::within_one_batch_too")];
-    [EXCEPTIONS, &more].concat()
-});
 
 mod one {
     use super::*;

@@ -56,7 +56,7 @@ pub(super) struct Naming {
 
 impl Naming {
     /// The subject of a message.
-    fn subject(&self, publisher: &str, record: &Record) -> Subject {
+    pub(super) fn subject(&self, publisher: &str, record: &Record) -> Subject {
         let base = &self.base;
         match record.key() {
             _ if !self.keyed => format!("{base}.{publisher}").into(),
@@ -243,18 +243,22 @@ impl Group {
         Some(first + self.last_own? as u64)
     }
 
-    /// The ids in it, as they are looked for.
-    pub(super) fn ids(&self) -> Vec<String> {
-        let records = |waiting: &Waiting| {
+    /// The messages in it that have an id, each id once.
+    pub(super) fn with_ids(&self) -> Vec<(String, Record)> {
+        let mut found: Vec<(String, Record)> = Vec::new();
+        let mut seen = std::collections::HashSet::new();
+        for waiting in self.waiting().filter(|waiting| waiting.has_ids) {
             let mut at = 0;
-            let bytes = waiting.records.clone();
-            std::iter::from_fn(move || {
-                let (record, next) = Record::slice(&bytes, at)?;
+            while let Some((record, next)) = Record::slice(&waiting.records, at) {
                 at = next;
-                Some(record.id().map(str::to_owned))
-            })
-        };
-        self.waiting().filter(|waiting| waiting.has_ids).flat_map(records).flatten().collect()
+                if let Some(id) = record.id().map(str::to_owned)
+                    && seen.insert(id.clone())
+                {
+                    found.push((id, record));
+                }
+            }
+        }
+        found
     }
 
     /// Answers all, the first message being stored at `first` (or, where there is none, the log ending there); gives
@@ -355,7 +359,7 @@ mod tests {
         let group = Group::new(vec![first, second], &naming(), &known, |_| 0);
         assert_eq!(group.messages.len(), 3);
         assert_eq!((group.last_own(10), group.first_by_own(12)), (Some(12), Some(10)));
-        assert_eq!(group.ids(), ["new", "old", "new", "new"]);
+        assert_eq!(group.with_ids().iter().map(|(id, _)| id.as_str()).collect::<Vec<_>>(), ["new", "old"]);
         group.answer(10, Durability::Fsync);
         let told: Vec<_> = told.await.unwrap().iter().map(|r| (r.offset, r.duplicate)).collect();
         assert_eq!(told, [(10, false), (3, true), (11, false), (10, true)]);

@@ -13,14 +13,18 @@ use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossdock_topics::{Backoff, Durability, Error, ErrorCode, Expected, Source};
+use async_nats::header::{
+    HeaderName, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID,
+};
+use crossdock_topics::{Backoff, Durability, Error, ErrorCode, Expected, Record, Source};
+use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::Logs;
 use super::compaction::OldKeys;
-use super::group::{Group, Known, Naming, Waiting, read_source};
-use super::message::escape;
-use super::sending::{Answer, Sent, look_up, send};
+use super::group::{Group, Known, Naming, Outgoing, Waiting, read_source};
+use super::message::{encode, escape};
+use super::sending::{Answer, Sent, is_known, send};
 use super::streams::{From, unavailable};
 use super::topic::{Queued, TopicLog};
 use crate::embedded::sources::{Sources, Turn};
@@ -37,6 +41,11 @@ const WORTH_A_BATCH: usize = 24;
 const CAREFUL: u32 = 200;
 /// So many other publishers of a topic are remembered; what one has sent can be read back from the log.
 const MOST_SOURCES: usize = 1024;
+/// So many ids are looked for at once; NATS takes 50 batches of a stream at a time.
+const LOOKED_UP_AT_ONCE: usize = 16;
+/// The subjects that an expectation is about, if not the message's own.
+const NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: HeaderName =
+    HeaderName::from_static("Nats-Expected-Last-Subject-Sequence-Subject");
 /// How long to wait before sending again what NATS could not take.
 const AGAIN: Backoff =
     Backoff { first: Duration::from_millis(5), factor: 2.0, max: Duration::from_millis(500) };
@@ -283,10 +292,7 @@ impl Publisher {
 
     /// Sends a group, with what it expects.
     async fn launch(&mut self, mut group: Group, predicted: HashMap<Option<u128>, u64>) -> UnderWay {
-        use async_nats::header::{NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
         let naming = self.naming();
-        let subject_of =
-            async_nats::header::HeaderName::from_static("Nats-Expected-Last-Subject-Sequence-Subject");
         let mut messages = std::mem::take(&mut group.messages);
         let expected = group.waiting().find_map(|waiting| waiting.expected.clone());
         match (expected, messages.first_mut()) {
@@ -305,7 +311,7 @@ impl Publisher {
                     (last, _) => last.map_or(0, |offset| offset.saturating_add(1)),
                 };
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
-                first.headers.insert(subject_of, naming.all_with(&key));
+                first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_with(&key));
             }
             (None, Some(_)) => {
                 for (at, source) in group.firsts() {
@@ -316,7 +322,7 @@ impl Publisher {
                     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
                     if naming.keyed {
                         let all = naming.all_of(&naming.publisher(source.as_ref()));
-                        headers.insert(subject_of.clone(), all);
+                        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, all);
                     }
                 }
             }
@@ -411,8 +417,8 @@ impl Publisher {
                 Answer::Stored(sequence) => return self.stored(group, sequence),
                 Answer::Refused(error) => return self.refuse_all(group, &error),
                 Answer::Duplicate(sequence) => {
-                    let id = group.ids().into_iter().find(|id| !known.contains_key(id));
-                    known.extend(id.map(|id| (id, sequence.saturating_sub(1))));
+                    let id = group.with_ids().into_iter().find(|(id, _)| !known.contains_key(id));
+                    known.extend(id.map(|(id, _)| (id, sequence.saturating_sub(1))));
                     None
                 }
                 Answer::Duplicates => match self.which_are_known(&group, &mut known).await {
@@ -487,28 +493,61 @@ impl Publisher {
         self.refuse_all(group, &error);
     }
 
-    /// Asks for each id in a group whether a message with it is stored.
+    /// Finds out which messages of a group are stored already, and where.
     async fn which_are_known(&mut self, group: &Group, known: &mut Known) -> Result<(), Error> {
         let naming = self.naming();
-        let subject = format!("{}.{}", naming.base, naming.own);
-        let mut found = 0;
-        for id in group.ids() {
-            if known.contains_key(&id) {
-                continue;
-            }
-            match look_up(&self.logs.streams.connection, &subject, &escape(&id)).await {
-                Ok(Some(offset)) => {
-                    known.insert(id, offset);
-                    found += 1;
-                }
-                Ok(None) => {}
+        let connection = self.logs.streams.connection.clone();
+        let mut unsure: Vec<(String, Record)> = group.with_ids();
+        unsure.retain(|(id, _)| !known.contains_key(id));
+        let first = self.state.groups + 1;
+        self.state.groups += unsure.len() as u64;
+        let mut asked =
+            futures::stream::iter((first..).zip(unsure))
+                .map(|(n, (id, record))| {
+                    let (connection, base) = (&connection, &naming.base);
+                    let batch = format!("{}-{n}", naming.own);
+                    async move {
+                        is_known(connection, base, &batch, &escape(&id)).await.map(|is| (is, id, record))
+                    }
+                })
+                .buffered(LOOKED_UP_AT_ONCE);
+        let mut stored = Vec::new();
+        while let Some(asked) = asked.next().await {
+            match asked {
+                Ok((is_known, id, record)) => stored.extend(is_known.then_some((id, record))),
                 Err(Answer::Busy(why) | Answer::Unknown(why)) => return Err(unavailable(&why)),
                 Err(Answer::Refused(error)) => return Err(error),
                 Err(_) => return Err(unavailable("an id cannot be looked for")),
             }
         }
-        // It may have been stored by another server in this moment, and be known the next.
-        if found == 0 { Err(unavailable("an id is being stored by somebody else")) } else { Ok(()) }
+        drop(asked);
+        if stored.is_empty() {
+            // Another server was storing it in this moment.
+            return Err(unavailable("an id is being stored by somebody else"));
+        }
+        // Sent again, NATS says where it lies.
+        for (id, record) in stored {
+            let (mut headers, payload) = encode(&record);
+            headers.insert(NATS_MESSAGE_ID, escape(&id));
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.state.own_last.to_string());
+            if naming.keyed {
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_of(&naming.own));
+            }
+            let subject = naming.subject(&naming.own, &record);
+            let sent = send(&connection, "", vec![Outgoing { subject, headers, payload }]).await;
+            match sent.answer().await {
+                Answer::Duplicate(sequence) if sequence > 0 => {
+                    known.insert(id, sequence - 1);
+                }
+                // It was forgotten in this moment, and is stored now.
+                Answer::Stored(sequence) => {
+                    self.state.own_last = sequence;
+                    known.insert(id, sequence.saturating_sub(1));
+                }
+                answer => return Err(unavailable(&format!("an id cannot be looked for ({answer:?})"))),
+            }
+        }
+        Ok(())
     }
 
     /// Finds out why the stream was not as a group expected it.
