@@ -72,9 +72,13 @@ from collections.abc import Mapping, Sequence
 from typing import (
     Any,
     Callable,
+    TypedDict,
     TypeVar,
     Union,
 )
+
+if typing.TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 __version__ = "0.1.0"
 __all__ = [
@@ -86,8 +90,10 @@ __all__ = [
     "Delivery",
     "InvokeError",
     "Message",
+    "MessageOptions",
     "Outgoing",
     "Page",
+    "PublishOptions",
     "Receipt",
     "Reject",
     "Response",
@@ -246,6 +252,40 @@ class Page:
     """The offset to go on from."""
 
 
+class MessageOptions(TypedDict, total=False):
+    """What can be said of a message that is published, beside its data: the keywords of `Context.publish`,
+    `Delivery.publish` and `Outgoing`."""
+
+    key: str | None
+    id: str | None
+    """Publishing the same thing twice with the same id stores it once."""
+    headers: Mapping[str, str] | None
+    content_type: str | None
+    """Unless said, as the data is: bytes have none."""
+    correlation_id: str | None
+    reply_to: str | None
+    priority: int
+    """0 to 9."""
+    deliver_in: Seconds | None
+    """It is delivered only then."""
+    expires_in: Seconds | None
+    """From then on it is not delivered any more."""
+
+
+class PublishOptions(MessageOptions, total=False):
+    """The keywords of `Client.publish` and `send`, beside those of every message."""
+
+    durability: str | None
+    """How safe it is to be at least: "memory", "os", "fsync" or "quorum(n)"; unless said, as its topic asks."""
+    expected_last: int | None
+    """It is only stored if the topic's newest message has this offset (-1: if there is none), else it fails with
+    `conflict`."""
+    expected_last_of_key: int | None
+    """The same for the newest message of its key, in a compacted topic."""
+    timeout: Seconds
+    """How long to wait, for the receipt or for room."""
+
+
 class Context:
     """What a handler can do beside its work, and what is known of the call."""
 
@@ -263,32 +303,15 @@ class Context:
         self._handler = handler
         self._runner = runner
 
-    def publish(
-        self,
-        topic: str,
-        data: Any,
-        *,
-        key: str | None = None,
-        id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        content_type: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        priority: int = 0,
-        deliver_in: Seconds | None = None,
-        expires_in: Seconds | None = None,
-    ) -> None:
-        """Publishes a message when the handler succeeds, together with the acknowledgement of its own.
+    def publish(self, topic: str, data: Any, **options: Unpack[MessageOptions]) -> None:
+        """Publishes a message when the handler succeeds, together with the acknowledgement of its own. The keywords
+        are those of `MessageOptions`: key, id, headers, content_type, priority, deliver_in, ...
 
         Bytes are sent as they are, str as text, a Message as it came (with its key, id and headers unless others
-        are given), and anything else (dict, list, dataclass...) as JSON. The id makes publishing the same thing
-        twice store it once. Raises ValueError or TypeError for what cannot be published.
+        are given), and anything else (dict, list, dataclass...) as JSON. Raises ValueError or TypeError for what
+        cannot be published.
         """
-        record = _record_of(
-            topic, data, self.message, key, id, headers, content_type, correlation_id, reply_to, priority,
-            deliver_in, expires_in,
-        )  # fmt: skip
-        _add_output(self._outputs, topic, record)
+        _add_output(self._outputs, topic, _record_of(topic, data, self.message, **options))
 
     def invoke(self, service: str, data: Any = None, *, timeout: Seconds | None = None, returns: Any = None) -> Any:
         """Asks another service and gives its reply: JSON as data (or as the type `returns`), text as str, anything
@@ -296,29 +319,18 @@ class Context:
 
         Raises InvokeError when nobody answers, in time or at all, or the service fails.
         """
-        payload, kind = _encode(data)
         left = self.deadline - time.monotonic()
         wait = left if timeout is None else min(left, _seconds("timeout", timeout))
-        cause = self.message
-        record = _pack_record(
-            payload, content_type=kind, correlation_id=cause.correlation_id, traceparent=cause.traceparent
-        )
-
-        def header(question: int) -> bytes:
-            return _pack([_INVOKE, question, service, max(0, int(wait * 1000))])
-
-        reader = None if returns is None else _reader(returns)
-        return self._runner.ask(
-            self._handler.is_async, header, record, lambda a: _read_answer(service, a, reader), wait + 1
-        )
+        return self._ask(_invoking(service, data, max(0.0, wait), returns, cause=self.message))
 
     def read(self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0) -> Any:
         """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start",
         "end" or a datetime), waiting up to `wait` for the first one. In an async handler, await it. Raises
         InvokeError."""
-        header = _read_header(topic, start, max, wait)
-        within = _seconds("wait", wait) + _PATIENCE
-        return self._runner.ask(self._handler.is_async, header, b"", lambda a: _read_page(topic, a), within)
+        return self._ask(_reading(topic, start, max, wait))
+
+    def _ask(self, question: _Question) -> Any:
+        return self._runner.ask(question, self._handler.is_async)
 
     @property
     def log(self) -> logging.Logger:
@@ -1093,19 +1105,21 @@ def _record_of(
     topic: str,
     data: Any,
     cause: Message | None = None,
+    *,
     key: str | None = None,
     id: str | None = None,
     headers: Mapping[str, str] | None = None,
     content_type: str | None = None,
     correlation_id: str | None = None,
-    reply_to: str | None = None,
-    priority: int = 0,
     deliver_in: Seconds | None = None,
     expires_in: Seconds | None = None,
+    **rest: Any,
 ) -> bytes:
-    """What is published to a topic, as a packed record."""
+    """What is published to a topic, as a packed record. The keywords are those of `MessageOptions`."""
     if not isinstance(topic, str) or not _NAME.match(topic):
         raise ValueError(f"{topic!r} cannot name a topic: use letters, digits, '_' and '-', joined by '.'")
+    if rest.keys() - {"reply_to", "priority"}:
+        raise TypeError(f"a message has no {', '.join(sorted(rest.keys() - {'reply_to', 'priority'}))}")
     if isinstance(data, Message):
         key = data.key if key is None else key
         id = data.id if id is None else id
@@ -1121,14 +1135,13 @@ def _record_of(
         payload,
         expires_at=None if expires_in is None else now + int(_seconds("expires_in", expires_in) * 1000),
         deliver_at=None if deliver_in is None else now + int(_seconds("deliver_in", deliver_in) * 1000),
-        priority=priority,
         key=key,
         id=id,
         correlation_id=correlation_id,
-        reply_to=reply_to,
         content_type=kind if content_type is None else content_type,
         traceparent=traceparent,
         headers=headers,
+        **rest,
     )
 
 
@@ -1138,6 +1151,13 @@ def _add_output(outputs: dict[str, bytearray], topic: str, record: bytes) -> Non
         raise ValueError(f"one call can publish at most {_MAX_OUTPUT} bytes to a topic")
     run += _U32LE.pack(len(record))
     run += record
+
+
+def _joined(outputs: Mapping[str, bytearray], who: str) -> tuple[list[tuple[str, int]], bytes]:
+    total = sum(map(len, outputs.values()))
+    if total > _MAX_OUTPUT:
+        raise ValueError(f"{who} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
+    return [(topic, len(run)) for topic, run in outputs.items()], b"".join(outputs.values())
 
 
 # --- msgpack: as much of it as headers need ---------------------------------------------------------------------
@@ -1318,21 +1338,43 @@ _PATIENCE = 30.0  # how long to wait for what does not say
 _JSON_REPLY = b"\x80\x00\x10\x00application/json"  # a record of nothing but this content type, and a payload
 
 
+class _Question:
+    """A request, and what is made of its answer, which is a frame in any case: `_FAILED` at least."""
+
+    __slots__ = ("header", "payload", "finish", "within", "again", "ends", "future", "timer", "id")
+
+    def __init__(
+        self,
+        header: Callable[[int], bytes],
+        payload: bytes = b"",
+        finish: Callable[[_Frame], Any] = lambda answer: answer,
+        within: float = _PATIENCE,
+        again: bool = False,
+        ends: bool = False,
+    ) -> None:
+        self.header = header
+        """Its header, with this id."""
+        self.payload = payload
+        self.finish = finish
+        self.within = within
+        """After so many seconds there is an answer."""
+        self.again = again
+        """Whether it does no harm to ask twice."""
+        self.ends = ends
+        """Whether it ends something, and so is said even to a server that is about to go."""
+        # Where it stands with a connection from outside:
+        self.future: concurrent.futures.Future[_Frame]
+        self.timer: Any = None
+        self.id = 0
+
+
 class _Runner:
-    """Where calls run: it can put questions to the worker."""
+    """Where calls run: it can put questions to a server."""
 
     service = "service"
 
-    def ask(
-        self,
-        is_async: bool,
-        header: Callable[[int], bytes],
-        payload: bytes,
-        finish: Callable[[_Frame], Any],
-        within: float,
-    ) -> Any:
-        """Sends a question and gives what `finish` makes of the answer; to an async handler, as an awaitable. The
-        answer is there `within` so many seconds."""
+    def ask(self, question: _Question, is_async: bool) -> Any:
+        """Asks, and gives what `finish` makes of the answer; to an async handler, as an awaitable."""
         raise NotImplementedError
 
 
@@ -1378,7 +1420,8 @@ def _deliveries(header: _Header, run: bytes, make: Callable[..., _T]) -> list[_T
     return made
 
 
-def _read_header(topic: str, start: int | str | dt.datetime, max: int, wait: Seconds) -> Callable[[int], bytes]:
+def _reading(topic: str, start: int | str | dt.datetime, max: int, wait: Seconds) -> _Question:
+    """Asks for a Page."""
     if isinstance(start, dt.datetime) and start.tzinfo is not None:
         place, value = 3, int(start.timestamp() * 1000)
     elif isinstance(start, int) and not isinstance(start, bool) and start >= 0:
@@ -1391,8 +1434,46 @@ def _read_header(topic: str, start: int | str | dt.datetime, max: int, wait: Sec
         )
     if isinstance(max, bool) or not isinstance(max, int) or max < 1:
         raise ValueError(f"max is {max!r}; it can be 1 or more")
-    pause = int(_seconds("wait", wait) * 1000)
-    return lambda question: _pack([_READ_TOPIC, question, topic, place, value, max, pause])
+    pause = _seconds("wait", wait)
+    return _Question(
+        lambda id: _pack([_READ_TOPIC, id, topic, place, value, max, int(pause * 1000)]),
+        finish=lambda answer: _read_page(topic, answer), within=pause + _PATIENCE, again=True,
+    )  # fmt: skip
+
+
+def _invoking(
+    service: str,
+    data: Any,
+    timeout: Seconds = _PATIENCE,
+    returns: Any = None,
+    headers: Mapping[str, str] | None = None,
+    cause: Message | None = None,
+) -> _Question:
+    """Asks for a service's reply."""
+    payload, kind = _encode(data)
+    wait = _seconds("timeout", timeout)
+    correlation_id, traceparent = (None, None) if cause is None else (cause.correlation_id, cause.traceparent)
+    record = _pack_record(
+        payload, content_type=kind, headers=headers, correlation_id=correlation_id, traceparent=traceparent
+    )
+    reader = None if returns is None else _reader(returns)
+    return _Question(
+        lambda id: _pack([_INVOKE, id, service, int(wait * 1000)]), record,
+        finish=lambda answer: _read_answer(service, answer, reader), within=wait + 1,
+    )  # fmt: skip
+
+
+def _calling(method: str, **arguments: Any) -> _Question:
+    """Asks for what is asked rarely: its JSON."""
+    text = _to_json({method: arguments}).encode()
+
+    def finish(answer: _Frame) -> Any:
+        header, payload = answer
+        if header[0] == _FAILED:
+            raise _error(header)
+        return json.loads(payload[: header[2]])
+
+    return _Question(lambda id: _pack([_CALL, id, len(text)]), text, finish, again=True)
 
 
 class _Ended:
@@ -1425,7 +1506,7 @@ def _read_answer(service: str, answer: _Frame, reader: _Reader | None) -> Any:
     if header[0] == _FAILED:
         raise InvokeError(*header[2][:3])
     message = Message(record, header[2])
-    status = int(message._system.get(":status", "200"))
+    status, body = _reply(message)
     if status >= 400:
         code = {400: "invalid_argument", 404: "not_found", 409: "conflict"}.get(status, "service_failed")
         text = message.payload[:200].decode(errors="replace")
@@ -1435,7 +1516,13 @@ def _read_answer(service: str, answer: _Frame, reader: _Reader | None) -> Any:
             return reader(_read_json(message.payload))
         except _Misfit as misfit:
             raise InvokeError("service_failed", f"the reply of {service} does not fit: {misfit}") from None
-    return None if not message.payload and message.content_type is None else message.data
+    return body()
+
+
+def _reply(message: Message) -> tuple[int, Callable[[], Any]]:
+    """The status of a reply, and how to read what it holds."""
+    status = int(message._system.get(":status", "200"))
+    return status, lambda: None if not message.payload and message.content_type is None else message.data
 
 
 def _read_page(topic: str, answer: _Frame) -> Page:
@@ -1489,7 +1576,7 @@ def _finished(ctx: Context, result: Any) -> _Ended:
         if result is not None and not handler.warned:
             handler.warned = True
             ctx.log.warning("%s returned a value, which goes nowhere; publish it with its context", handler.name)
-        return _Ended(*_outputs(ctx)) if ctx._outputs else _NOTHING
+        return _Ended(*_joined(ctx._outputs, handler.name)) if ctx._outputs else _NOTHING
     kind: str | None
     if isinstance(result, Response):
         payload, kind = _encode(result.body)
@@ -1509,15 +1596,8 @@ def _finished(ctx: Context, result: Any) -> _Ended:
             record = _pack_record(payload, content_type=kind)
     if not ctx._outputs:
         return _Ended([], record)
-    runs, payload = _outputs(ctx)
+    runs, payload = _joined(ctx._outputs, handler.name)
     return _Ended(runs, payload + record)
-
-
-def _outputs(ctx: Context) -> tuple[list[tuple[str, int]], bytes]:
-    total = sum(map(len, ctx._outputs.values()))
-    if total > _MAX_OUTPUT:
-        raise ValueError(f"{ctx._handler.name} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
-    return [(topic, len(run)) for topic, run in ctx._outputs.items()], b"".join(ctx._outputs.values())
 
 
 def _failed(ctx: Context, error: Exception) -> _Ended:
@@ -1607,25 +1687,57 @@ class _Stderr(io.FileIO):
         self._last = now
 
 
-class _Inline(_Runner):
+class _Process(_Runner):
+    """Runs the handlers of a process that a worker has started, at the other end of whose socket the worker is."""
+
+    def __init__(self, sock: socket.socket, service: str, handlers: Sequence[_Handler], stderr: _Stderr) -> None:
+        self.service = service
+        self._stderr = stderr
+        self._sock = sock
+        self._handlers = handlers
+        self._splitter = _Splitter()
+        self._outbox: list[bytes] = []
+        self._questions = 0
+
+    def run(self) -> None:
+        """Runs what comes, until nothing more will."""
+        raise NotImplementedError
+
+    def _take(self, frame: _Frame) -> None:
+        header, payload = frame
+        kind = header[0]
+        if kind == _REQUEST:
+            self._begin(_request(self._handlers[header[2] - 1], header, payload))
+        elif kind == _DELIVERIES:
+            for call in _deliveries(header, payload, self._handlers[header[1] - 1].call):
+                self._begin(call)
+        elif kind in (_ANSWER, _PAGE, _FAILED):
+            self._answered(header[1], frame)
+        elif kind == _DRAIN:
+            self._drain()
+
+    def _begin(self, call: _Call) -> None:
+        raise NotImplementedError
+
+    def _answered(self, question: int, answer: _Frame) -> None:
+        raise NotImplementedError
+
+    def _drain(self) -> None:
+        """No more will come."""
+        raise NotImplementedError
+
+
+class _Inline(_Process):
     """Runs plain handlers one after another in the main thread, which also reads and writes the socket: nothing is
     faster for one call. Replies are gathered while more calls have arrived, but never for long."""
 
     _GATHER = 0.0003
 
-    def __init__(
-        self, sock: socket.socket, service: str, handlers: Sequence[_Handler], stderr: _Stderr, beacon: Any
-    ) -> None:
-        self.service = service
-        self._stderr = stderr
-        self._sock = sock
-        self._handlers = handlers
+    def __init__(self, *process: Any, beacon: Any) -> None:
+        super().__init__(*process)
         self._beacon = beacon
-        self._splitter = _Splitter()
         self._inbox: collections.deque[_Call | None] = collections.deque()  # None: no more will come
         self._answers: dict[int, _Frame] = {}
-        self._outbox: list[bytes] = []
-        self._question = 0
         self._asking = threading.Lock()
 
     def run(self) -> None:
@@ -1654,20 +1766,17 @@ class _Inline(_Runner):
 
     def _fill(self) -> bool:
         data = self._sock.recv(_READ)
-        self._splitter.feed(data, self._sort)
+        self._splitter.feed(data, self._take)
         return bool(data)
 
-    def _sort(self, frame: _Frame) -> None:
-        header, payload = frame
-        kind = header[0]
-        if kind == _REQUEST:
-            self._inbox.append(_request(self._handlers[header[2] - 1], header, payload))
-        elif kind == _DELIVERIES:
-            self._inbox.extend(_deliveries(header, payload, self._handlers[header[1] - 1].call))
-        elif kind == _DRAIN:
-            self._inbox.append(None)
-        elif kind in (_ANSWER, _PAGE, _FAILED):
-            self._answers[header[1]] = frame
+    def _begin(self, call: _Call) -> None:
+        self._inbox.append(call)
+
+    def _answered(self, question: int, answer: _Frame) -> None:
+        self._answers[question] = answer
+
+    def _drain(self) -> None:
+        self._inbox.append(None)
 
     def _flush(self) -> None:
         if self._outbox:
@@ -1675,46 +1784,31 @@ class _Inline(_Runner):
             self._outbox.clear()
             self._sock.sendall(data)
 
-    def ask(
-        self,
-        is_async: bool,
-        header: Callable[[int], bytes],
-        payload: bytes,
-        finish: Callable[[_Frame], Any],
-        within: float,
-    ) -> Any:
+    def ask(self, question: _Question, is_async: bool) -> Any:
         with self._asking:
-            self._question += 1
-            question = self._question
+            self._questions += 1
+            number = self._questions
             self._flush()
-            self._sock.sendall(_frame(header(question), payload))
-            while question not in self._answers:
+            self._sock.sendall(_frame(question.header(number), question.payload))
+            while number not in self._answers:
                 if not self._fill():
                     raise InvokeError("unavailable", "the server went away")
-            answer = self._answers.pop(question)
-        return finish(answer)
+            answer = self._answers.pop(number)
+        return question.finish(answer)
 
 
-class _Loop(_Runner):
+class _Loop(_Process):
     """Runs async handlers in an asyncio loop, and plain ones beside them in threads. Is the loop's protocol."""
 
-    def __init__(
-        self, sock: socket.socket, service: str, handlers: Sequence[_Handler], stderr: _Stderr, threads: int
-    ) -> None:
+    def __init__(self, *process: Any, threads: int) -> None:
         import asyncio
         import concurrent.futures
 
-        self.service = service
-        self._stderr = stderr
+        super().__init__(*process)
         self._asyncio: Any = asyncio
-        self._sock = sock
-        self._handlers = handlers
         self._threads = concurrent.futures.ThreadPoolExecutor(max_workers=max(1, threads))
-        self._splitter = _Splitter()
         self._waiting: dict[int, Any] = {}
-        self._outbox: list[bytes] = []
         self._calls: set[Any] = set()
-        self._question = 0
         self._draining = False
 
     def run(self) -> None:
@@ -1750,22 +1844,15 @@ class _Loop(_Runner):
         if not self._ended.done():
             self._ended.set_result(None)
 
-    def _take(self, frame: _Frame) -> None:
-        header, payload = frame
-        kind = header[0]
-        if kind == _REQUEST:
-            self._begin(_request(self._handlers[header[2] - 1], header, payload))
-        elif kind == _DELIVERIES:
-            for call in _deliveries(header, payload, self._handlers[header[1] - 1].call):
-                self._begin(call)
-        elif kind in (_ANSWER, _PAGE, _FAILED):
-            waiting = self._waiting.pop(header[1], None)
-            if waiting is not None and not waiting.done():
-                waiting.set_result(frame)
-        elif kind == _DRAIN:
-            self._draining = True
-            if not self._calls:
-                self._end()
+    def _answered(self, question: int, answer: _Frame) -> None:
+        waiting = self._waiting.pop(question, None)
+        if waiting is not None and not waiting.done():
+            waiting.set_result(answer)
+
+    def _drain(self) -> None:
+        self._draining = True
+        if not self._calls:
+            self._end()
 
     def _begin(self, call: _Call) -> None:
         if not self._calls:
@@ -1802,25 +1889,18 @@ class _Loop(_Runner):
             self._outbox.clear()
             self._transport.write(data)
 
-    async def _ask(self, header: Callable[[int], bytes], payload: bytes, finish: Callable[[_Frame], Any]) -> Any:
-        self._question += 1
-        question = self._question
-        answer = self._waiting[question] = self._loop.create_future()
+    async def _ask(self, question: _Question) -> Any:
+        self._questions += 1
+        number = self._questions
+        answer = self._waiting[number] = self._loop.create_future()
         try:
-            self._send(_frame(header(question), payload))
-            return finish(await answer)
+            self._send(_frame(question.header(number), question.payload))
+            return question.finish(await answer)
         finally:
-            self._waiting.pop(question, None)
+            self._waiting.pop(number, None)
 
-    def ask(
-        self,
-        is_async: bool,
-        header: Callable[[int], bytes],
-        payload: bytes,
-        finish: Callable[[_Frame], Any],
-        within: float,
-    ) -> Any:
-        work = self._ask(header, payload, finish)
+    def ask(self, question: _Question, is_async: bool) -> Any:
+        work = self._ask(question)
         if is_async:
             return work
         return self._asyncio.run_coroutine_threadsafe(work, self._loop).result()
@@ -1866,11 +1946,13 @@ def _main() -> None:
         return
     gc.collect()
     gc.freeze()  # what was imported stays for good: no need to look at it again and again
+    process = (sock, start["service"], _handlers, stderr)
+    runner: _Process
     if inline:
-        _Inline(sock, start["service"], _handlers, stderr, _open_beacon(start["beacon"])).run()
+        runner = _Inline(*process, beacon=_open_beacon(start["beacon"]))
     else:
-        threads = sum(handler.concurrency for handler in _handlers if not handler.is_async)
-        _Loop(sock, start["service"], _handlers, stderr, threads).run()
+        runner = _Loop(*process, threads=sum(handler.concurrency for handler in _handlers if not handler.is_async))
+    runner.run()
 
 
 class _Unloadable(Exception):
@@ -2092,23 +2174,6 @@ class _Lane:
         return _Batch(items)
 
 
-class _Question:
-    """A request that waits for its answer, which is a frame in any case: `_FAILED` when there is no better one."""
-
-    __slots__ = ("header", "payload", "future", "again", "ends", "timer", "id")
-
-    def __init__(self, header: Callable[[int], bytes], payload: bytes, again: bool, ends: bool) -> None:
-        self.header = header
-        self.payload = payload
-        self.again = again
-        """Whether it does no harm to ask twice."""
-        self.ends = ends
-        """Whether it ends something, and so is said even to a server that is about to go."""
-        self.future: concurrent.futures.Future[_Frame] = concurrent.futures.Future()
-        self.timer: Any = None
-        self.id = 0
-
-
 class _Flow:
     """Something that a server sends as it comes. All but `__init__` runs in the connection's thread."""
 
@@ -2131,6 +2196,13 @@ class _Flow:
     def failed(self, error: CrossdockError) -> bool:
         """It cannot flow. Gives whether to try again after a while."""
         return False
+
+    def passes(self, error: CrossdockError, connection: _Connection, what: str, *more: str) -> bool:
+        """Whether it is worth trying again; then the log says so."""
+        passes = error.code in ("unavailable", "overloaded", "timeout", *more) and connection.session is not None
+        if passes:
+            _log.warning("cannot %s, will try again: %s", what, error)
+        return passes
 
 
 class _Session:
@@ -2237,30 +2309,28 @@ class _Connection:
         except RuntimeError:  # it has ended since
             raise self._ended or _closed() from None
 
-    def ask(
-        self,
-        header: Callable[[int], bytes],
-        payload: bytes = b"",
-        within: float = _PATIENCE,
-        again: bool = False,
-        ends: bool = False,
-    ) -> concurrent.futures.Future[_Frame]:
+    def ask(self, question: _Question) -> concurrent.futures.Future[_Frame]:
         """Sends a request; the future resolves with the answer, which may be `_FAILED`."""
-        question = _Question(header, payload, again, ends)
+        question.future = concurrent.futures.Future()
 
         def begin() -> None:
-            question.timer = self.loop.call_later(within, self._expire, question)
+            question.timer = self.loop.call_later(question.within, self._expire, question)
             self._ask(question)
 
         self.soon(begin)
         return question.future
 
+    def get(self, question: _Question) -> Any:
+        """Asks, waits for the answer, and gives what the question makes of it."""
+        return question.finish(self.ask(question).result())
+
+    async def get_async(self, question: _Question) -> Any:
+        """The same for async code."""
+        return question.finish(await self._asyncio.wrap_future(self.ask(question)))
+
     def call(self, method: str, **arguments: Any) -> Any:
         """Asks for what is asked rarely, waits for the answer and gives its JSON. Raises CrossdockError."""
-        text = _to_json({method: arguments}).encode()
-        header, payload = self.ask(lambda id: _pack([_CALL, id, len(text)]), text, again=True).result()
-        _raise_failed(header)
-        return json.loads(payload[: header[2]])
+        return self.get(_calling(method, **arguments))
 
     def send(self, item: _Item, patience: float) -> None:
         """Queues messages; waits for room."""
@@ -2661,11 +2731,6 @@ def _error(header: _Header) -> CrossdockError:
     return CrossdockError(code, message, hint, None if after_ms is None else after_ms / 1000)
 
 
-def _raise_failed(header: _Header) -> None:
-    if header[0] == _FAILED:
-        raise _error(header)
-
-
 # --- Consuming --------------------------------------------------------------------------------------------------
 
 
@@ -2687,9 +2752,8 @@ class Delivery(Message):
         self._outputs: dict[str, bytearray] = {}
         self._settled = False
 
-    def publish(self, topic: str, data: Any, **options: Any) -> None:
-        """Publishes a message when this one is acknowledged, together with it or not at all. The keywords are those of
-        `Context.publish`."""
+    def publish(self, topic: str, data: Any, **options: Unpack[MessageOptions]) -> None:
+        """Publishes a message when this one is acknowledged, together with it or not at all; as `Context.publish`."""
         _add_output(self._outputs, topic, _record_of(topic, data, self, **options))
 
     def ack(self) -> Any:
@@ -2729,13 +2793,6 @@ class Delivery(Message):
         return self._consumer.tell(lambda future: self._consumer.settle(self, ended, future), settles=True)
 
 
-def _joined(outputs: Mapping[str, bytearray], who: str) -> tuple[list[tuple[str, int]], bytes]:
-    total = sum(map(len, outputs.values()))
-    if total > _MAX_OUTPUT:
-        raise ValueError(f"{who} published {total} bytes in one call, the limit is {_MAX_OUTPUT}")
-    return [(topic, len(run)) for topic, run in outputs.items()], b"".join(outputs.values())
-
-
 _Future = Any  # of what a Delivery's methods give
 
 
@@ -2746,6 +2803,8 @@ class Consumer(_Flow):
     message has at least two thirds of its lease left.
     """
 
+    _also_passes: tuple[str, ...] = ()
+    """The codes of errors after which it tries again, beside those that pass by themselves."""
     stay = 0
     """Which connection it is: what came with an earlier one cannot be settled any more."""
     lease = 30.0
@@ -2947,8 +3006,7 @@ class Consumer(_Flow):
             future.set_exception(_gone())
 
     def failed(self, error: CrossdockError) -> bool:
-        if error.code in ("unavailable", "overloaded", "timeout") and self._connection.session is not None:
-            _log.warning("cannot consume from %s, will try again: %s", self.subscription, error)
+        if self.passes(error, self._connection, f"consume from {self.subscription}", *self._also_passes):
             return True
         self._finish(error)
         return False
@@ -2994,7 +3052,7 @@ class Consumer(_Flow):
         header = [self.subscription, ranges, ended.runs, self._by]
         self._settling += 1
         try:
-            asked = self._connection.ask(lambda id: _pack([_SETTLE, id, *header]), ended.payload, ends=True)
+            asked = self._connection.ask(_Question(lambda id: _pack([_SETTLE, id, *header]), ended.payload, ends=True))
         except CrossdockError as error:
             self._was_settled(verdicts, _failure(error.code, error.message)[0])
         else:
@@ -3028,7 +3086,7 @@ class Consumer(_Flow):
             self._renewed[delivery._token] = now
         ranges = [[d._log, d.offset, d._token, 1] for d in held]
         asked = self._connection.ask(
-            lambda id: _pack([_EXTEND, id, self.subscription, int(lease * 1000), ranges]), ends=True
+            _Question(lambda id: _pack([_EXTEND, id, self.subscription, int(lease * 1000), ranges]), ends=True)
         )
 
         def answered(asked: concurrent.futures.Future[_Frame]) -> None:
@@ -3092,20 +3150,14 @@ def _read_duration(text: str) -> float:
 # --- The client -------------------------------------------------------------------------------------------------
 
 
-@dataclasses.dataclass(frozen=True)
 class Outgoing:
     """A message for `publish_many`: its data, and the keywords of `publish` that are about the message itself."""
 
-    data: Any
-    key: str | None = None
-    id: str | None = None
-    headers: Mapping[str, str] | None = None
-    content_type: str | None = None
-    correlation_id: str | None = None
-    reply_to: str | None = None
-    priority: int = 0
-    deliver_in: Seconds | None = None
-    expires_in: Seconds | None = None
+    __slots__ = ("data", "options")
+
+    def __init__(self, data: Any, **options: Unpack[MessageOptions]) -> None:
+        self.data = data
+        self.options = options
 
 
 _DURABILITIES = {"memory": 0, "os": 1, "fsync": 2}
@@ -3122,9 +3174,9 @@ def _item(
     parts: list[bytes] = []
     key = None
     for message in messages:
-        fields = {**message.__dict__} if isinstance(message, Outgoing) else {"data": message}
-        key = fields.get("key")
-        record = _record_of(topic, **fields)
+        outgoing = message if isinstance(message, Outgoing) else Outgoing(message)
+        key = outgoing.options.get("key")
+        record = _record_of(topic, outgoing.data, **outgoing.options)
         parts += (_U32LE.pack(len(record)), record)
     run = b"".join(parts)
     if not messages or len(messages) > 65_536 or len(run) > _MAX_OUTPUT:
@@ -3135,7 +3187,7 @@ def _item(
         if durability not in _DURABILITIES and not quorum:
             raise ValueError(f'{durability!r} is no durability; it can be "memory", "os", "fsync" or "quorum(n)"')
         number = 100 + int(quorum.group(1)) if quorum else _DURABILITIES[durability]
-    expected = None
+    expected: list[Any] | None = None
     if expected_last is not None:
         expected = [None if expected_last < 0 else expected_last, None]
     if expected_last_of_key is not None:
@@ -3198,39 +3250,16 @@ class Client:
 
         await asyncio.get_running_loop().run_in_executor(None, self.__exit__, kind, error, trace)
 
-    def publish(
-        self,
-        topic: str,
-        data: Any,
-        *,
-        key: str | None = None,
-        id: str | None = None,
-        headers: Mapping[str, str] | None = None,
-        content_type: str | None = None,
-        correlation_id: str | None = None,
-        reply_to: str | None = None,
-        priority: int = 0,
-        deliver_in: Seconds | None = None,
-        expires_in: Seconds | None = None,
-        durability: str | None = None,
-        expected_last: int | None = None,
-        expected_last_of_key: int | None = None,
-        timeout: Seconds = _PATIENCE,
-    ) -> Receipt:
-        """Publishes a message and waits until it is stored as safely as its topic asks, or as `durability` ("memory",
-        "os", "fsync") if that is more.
+    def publish(self, topic: str, data: Any, **options: Unpack[PublishOptions]) -> Receipt:
+        """Publishes a message and waits until it is stored as safely as its topic asks. The keywords are those of
+        `MessageOptions` (key, id, headers, content_type, priority, deliver_in, ...) and `PublishOptions` (durability,
+        expected_last, expected_last_of_key, timeout).
 
-        Bytes are sent as they are, str as text, a Message as it came, and anything else as JSON. With `expected_last`
-        it is only stored if the topic's newest message has this offset (-1: if there is none), and with
-        `expected_last_of_key` the same for its key, in a compacted topic; else it fails with `conflict`.
-
-        Raises CrossdockError; with `timeout` it may be stored or not, and is still sent until the client is closed.
+        Bytes are sent as they are, str as text, a Message as it came, and anything else as JSON. Raises
+        CrossdockError; with `timeout` it may be stored or not, and is still sent until the client is closed.
         """
-        message = Outgoing(
-            data, key, id, headers, content_type, correlation_id, reply_to, priority, deliver_in, expires_in
-        )
-        item = _item(topic, [message], durability, expected_last, expected_last_of_key, alone=True)
-        return typing.cast(Receipt, self._stored(self._send(item, timeout), timeout))
+        timeout = options.get("timeout", _PATIENCE)
+        return typing.cast(Receipt, self._stored(self.send(topic, data, **options), timeout))
 
     def publish_many(
         self,
@@ -3246,12 +3275,13 @@ class Client:
         item = _item(topic, list(messages), durability, expected_last)
         return typing.cast("list[Receipt]", self._stored(self._send(item, timeout), timeout))
 
-    def send(self, topic: str, data: Any, **options: Any) -> concurrent.futures.Future[Receipt]:
-        """Publishes without waiting: the future resolves with the receipt. Messages to one topic are stored in the order
-        in which they were sent. When 64 MiB are under way it waits for room. The keywords are those of `publish`."""
+    def send(self, topic: str, data: Any, **options: Unpack[PublishOptions]) -> concurrent.futures.Future[Receipt]:
+        """Publishes without waiting: the future resolves with the receipt. Messages to one topic are stored in the
+        order in which they were sent. When 64 MiB are under way it waits for room. The keywords are those of `publish`."""
         timeout = options.pop("timeout", _PATIENCE)
-        rest = {n: options.pop(n) for n in ("durability", "expected_last", "expected_last_of_key") if n in options}
-        return self._send(_item(topic, [Outgoing(data, **options)], alone=True, **rest), timeout)
+        message: Any = options
+        piece = {n: message.pop(n) for n in ("durability", "expected_last", "expected_last_of_key") if n in message}
+        return self._send(_item(topic, [Outgoing(data, **message)], alone=True, **piece), timeout)
 
     def _send(self, item: _Item, timeout: Seconds) -> concurrent.futures.Future[Any]:
         self._connection.send(item, _seconds("timeout", timeout))
@@ -3280,10 +3310,15 @@ class Client:
         lease      how long each may be held, in seconds; unless said, as the subscription says
         by         who settles, as dead letters show it; the client's name unless said
         """
-        return self._consume(subscription, prefetch, lease, by, is_async=False)
+        return self._consume(subscription, prefetch, lease, by)
 
     def _consume(
-        self, subscription: str, prefetch: int, lease: Seconds | None, by: str | None, is_async: bool
+        self,
+        subscription: str,
+        prefetch: int = 256,
+        lease: Seconds | None = None,
+        by: str | None = None,
+        is_async: bool = False,
     ) -> Consumer:
         if not isinstance(prefetch, int) or not 1 <= prefetch <= 65_536:
             raise ValueError("prefetch can be 1 to 65536")
@@ -3304,62 +3339,30 @@ class Client:
     ) -> Any:
         """Asks a service and gives its reply: JSON as data (or as the type `returns`), text as str, anything else as
         bytes. Raises InvokeError when nobody answers, in time or at all, or the service fails."""
-        return self._invoke(service, data, timeout, headers).result()(returns)
-
-    def _invoke(
-        self, service: str, data: Any, timeout: Seconds, headers: Mapping[str, str] | None
-    ) -> concurrent.futures.Future[Callable[[Any], Any]]:
-        payload, kind = _encode(data)
-        wait = _seconds("timeout", timeout)
-        record = _pack_record(payload, content_type=kind, headers=headers)
-        asked = self._connection.ask(
-            lambda id: _pack([_INVOKE, id, service, int(wait * 1000)]), record, within=wait + 1
-        )
-        return _then(asked, lambda a: lambda returns: _read_answer(service, a, returns and _reader(returns)))
+        return self._connection.get(_invoking(service, data, timeout, returns, headers))
 
     def read(self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0) -> Page:
         """Messages of a topic, without a subscription: a Page of up to `max` from `start` on (an offset, "start", "end"
         or a datetime), waiting up to `wait` for the first one. Raises CrossdockError."""
-        return self._read(topic, start, max, wait).result()
-
-    def _read(
-        self, topic: str, start: int | str | dt.datetime, max: int, wait: Seconds
-    ) -> concurrent.futures.Future[Page]:
-        within = _seconds("wait", wait) + _PATIENCE
-        asked = self._connection.ask(_read_header(topic, start, max, wait), within=within, again=True)
-        return _then(asked, lambda answer: _read_page(topic, answer))
-
-
-def _then(first: concurrent.futures.Future[_Frame], make: Callable[[_Frame], _T]) -> concurrent.futures.Future[_T]:
-    """A future of what `make` makes of another's result."""
-    made: concurrent.futures.Future[_T] = concurrent.futures.Future()
-
-    def finish(first: concurrent.futures.Future[_Frame]) -> None:
-        if made.set_running_or_notify_cancel():
-            try:
-                made.set_result(make(first.result()))
-            except Exception as error:
-                made.set_exception(error)
-
-    first.add_done_callback(finish)
-    return made
+        return typing.cast(Page, self._connection.get(_reading(topic, start, max, wait)))
 
 
 def _begin_consuming(connection: _Connection, consumer: Consumer) -> None:
     """Starts a consumer as soon as its lease is known."""
-    text = _to_json({"subscription": {"name": consumer.subscription}}).encode()
+
+    question = _calling("subscription", name=consumer.subscription)
 
     def known(asked: concurrent.futures.Future[_Frame]) -> None:
-        header, payload = asked.result()
-        if header[0] == _FAILED and header[2][0] not in ("permission_denied", "timeout"):
-            consumer._finish(_error(header))
-            return
         lease = 30.0
-        if header[0] == _DONE:
-            lease = _read_duration(json.loads(payload[: header[2]])["subscription"]["lease"])
+        try:
+            lease = _read_duration(question.finish(asked.result())["subscription"]["lease"])
+        except CrossdockError as error:
+            if error.code not in ("permission_denied", "timeout"):
+                consumer._finish(error)
+                return
         consumer.start(lease)
 
-    connection.ask(lambda id: _pack([_CALL, id, len(text)]), text, again=True).add_done_callback(known)
+    connection.ask(question).add_done_callback(known)
 
 
 class AsyncClient:
@@ -3368,7 +3371,7 @@ class AsyncClient:
     def __init__(self, client: Client) -> None:
         self._client = client
 
-    async def publish(self, topic: str, data: Any, **options: Any) -> Receipt:
+    async def publish(self, topic: str, data: Any, **options: Unpack[PublishOptions]) -> Receipt:
         """As `Client.publish`. To have several under way, gather them; they are stored in the order in which they were
         begun."""
         timeout = options.get("timeout", _PATIENCE)
@@ -3397,33 +3400,19 @@ class AsyncClient:
         except asyncio.TimeoutError:
             raise self._client._late() from None
 
-    def consume(
-        self, subscription: str, *, prefetch: int = 256, lease: Seconds | None = None, by: str | None = None
-    ) -> Consumer:
+    def consume(self, subscription: str, **options: Any) -> Consumer:
         """As `Client.consume`; iterate with `async for`."""
-        return self._client._consume(subscription, prefetch, lease, by, is_async=True)
+        return self._client._consume(subscription, is_async=True, **options)
 
-    async def invoke(
-        self,
-        service: str,
-        data: Any = None,
-        *,
-        timeout: Seconds = _PATIENCE,
-        returns: Any = None,
-        headers: Mapping[str, str] | None = None,
-    ) -> Any:
+    async def invoke(self, service: str, data: Any = None, **options: Any) -> Any:
         """As `Client.invoke`."""
-        import asyncio
-
-        return (await asyncio.wrap_future(self._client._invoke(service, data, timeout, headers)))(returns)
+        return await self._client._connection.get_async(_invoking(service, data, **options))
 
     async def read(
         self, topic: str, start: int | str | dt.datetime = "start", *, max: int = 1000, wait: Seconds = 0
     ) -> Page:
         """As `Client.read`."""
-        import asyncio
-
-        return await asyncio.wrap_future(self._client._read(topic, start, max, wait))
+        return typing.cast(Page, await self._client._connection.get_async(_reading(topic, start, max, wait)))
 
 
 def connect(
@@ -3556,22 +3545,8 @@ class _Host(_Runner):
             work = self._threads.submit(_call, self, call)
         return typing.cast("concurrent.futures.Future[_Ended]", work)
 
-    def ask(
-        self,
-        is_async: bool,
-        header: Callable[[int], bytes],
-        payload: bytes,
-        finish: Callable[[_Frame], Any],
-        within: float,
-    ) -> Any:
-        asked = self.connection.ask(header, payload, within)
-        if not is_async:
-            return finish(asked.result())
-
-        async def wait() -> Any:
-            return finish(await self._asyncio.wrap_future(asked))
-
-        return wait()
+    def ask(self, question: _Question, is_async: bool) -> Any:
+        return self.connection.get_async(question) if is_async else self.connection.get(question)
 
 
 _USUAL = {"order": "none", "priorities": False, "sharing": "shared"}
@@ -3635,6 +3610,8 @@ class _Hosted:
 class _HostedConsumer(_Hosted, Consumer):
     """A handler of messages."""
 
+    _also_passes = ("not_found",)  # the subscription may be on its way
+
     def __init__(self, host: _Host, handler: _Handler, by: str) -> None:
         _Hosted.__init__(self, host, handler)
         Consumer.__init__(self, host.connection, handler.subscription, by, 2 * handler.concurrency, None, False)
@@ -3684,9 +3661,6 @@ class _HostedConsumer(_Hosted, Consumer):
         super().lost()
 
     def failed(self, error: CrossdockError) -> bool:
-        if error.code == "not_found" and self._connection.session is not None:
-            _log.warning("cannot consume from %s, will try again: %s", self.place, error)
-            return True
         if not super().failed(error) and not self.draining:
             self.fault = error
             return False
@@ -3753,8 +3727,7 @@ class _HostedServing(_Hosted, _Flow):
             call.log = -1
 
     def failed(self, error: CrossdockError) -> bool:
-        if error.code in ("unavailable", "overloaded", "timeout") and self.host.connection.session is not None:
-            _log.warning("cannot serve %s, will try again: %s", self.place, error)
+        if self.passes(error, self.host.connection, f"serve {self.place}"):
             return True
         if not self.draining:
             self.fault = error
@@ -3939,26 +3912,18 @@ class Sandbox(_Runner):
             return Result("error", outputs, reason=reason, code=code, after=after)
         record = ended.payload[at:]
         reply = Message(record, _payload_bytes(record))
-        status = int(reply._system.get(":status", "200"))
-        data = None if not reply.payload and reply.content_type is None else reply.data
-        return Result("reply", outputs, data, status, reply.headers, reply.content_type)
+        status, body = _reply(reply)
+        return Result("reply", outputs, body(), status, reply.headers, reply.content_type)
 
-    def ask(
-        self,
-        is_async: bool,
-        header: Callable[[int], bytes],
-        payload: bytes,
-        finish: Callable[[_Frame], Any],
-        within: float,
-    ) -> Any:
-        question = _unpack(header(1), 0)[0]
+    def ask(self, question: _Question, is_async: bool) -> Any:
+        header = _unpack(question.header(1), 0)[0]
         if is_async:
 
             async def answer() -> Any:
-                return finish(self._answer(question, payload))
+                return question.finish(self._answer(header, question.payload))
 
             return answer()
-        return finish(self._answer(question, payload))
+        return question.finish(self._answer(header, question.payload))
 
     def _answer(self, question: _Header, payload: bytes) -> _Frame:
         if question[0] == _READ_TOPIC:

@@ -320,13 +320,13 @@ def test_what_makes_no_sense_ends_the_stay_and_nothing_more(caplog: pytest.LogCa
     client = crossdock.connect(server.url)
     server.accept()
     with client as cd:
-        question = cd._read("orders", "start", 10, 0)
+        answer = cd._connection.ask(crossdock._reading("orders", "start", 10, 0))
         assert server.receive()[0][0] == 11
         server.sock.sendall(b"\xff" * 100)
         server.accept()
         header, _ = server.receive()  # a question that does no harm is asked again
         server.send([11, header[1], 5, []])
-        assert question.result(30).next == 5
+        assert answer.result(30)[0][2] == 5
     assert "what the server said is not understood" in caplog.text
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import os
 import shutil
 import socket
-import ssl
 import subprocess
 import sys
-import threading
 import time
 import urllib.error
+import urllib.parse
 import urllib.request
+from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
@@ -148,10 +150,11 @@ def test_a_service_outside_ends_what_it_holds_before_it_goes(shop: Platform, tmp
     with shop.connect() as cd:
         until_served(cd, "shop.slow", 0)
         cd.publish("naps", 1.0)
-        answers = [cd._invoke("shop.slow", 1.0, 20, None) for _ in range(3)]
+        questions = [crossdock._invoking("shop.slow", 1.0, 20) for _ in range(3)]
+        answers = [cd._connection.ask(question) for question in questions]
         time.sleep(0.4)
         host.terminate()
-        assert [answer.result(30)(None) for answer in answers] == ["awake"] * 3
+        assert [q.finish(answer.result(30)) for q, answer in zip(questions, answers)] == ["awake"] * 3
         assert until_stored(cd, "shipments", 1) == [{"slept": 1.0}]
         assert host.wait(30) == 0
         with pytest.raises(InvokeError) as gone:
@@ -233,56 +236,52 @@ def test_what_is_not_given_comes_from_the_environment(platform: Platform, monkey
     assert missing.value.code == "not_found"
 
 
-def _tls_in_front(platform: Platform, cert: Path, key: Path) -> int:
-    """Ends TLS in front of the server, for as long as the test runs."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    context.load_cert_chain(cert, key)
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def copy(source: socket.socket, target: socket.socket) -> None:
-        try:
-            while data := source.recv(65536):
-                target.sendall(data)
-        except OSError:
-            pass
-        target.close()
-
-    def serve() -> None:
-        while True:
-            plain, _ = listener.accept()
-            try:
-                near = context.wrap_socket(plain, server_side=True)
-            except (ssl.SSLError, OSError):
-                continue  # a client that does not trust us
-            far = socket.create_connection(("127.0.0.1", platform.base + 2))
-            for ends in ((near, far), (far, near)):
-                threading.Thread(target=copy, args=ends, daemon=True).start()
-
-    threading.Thread(target=serve, daemon=True).start()
-    return int(listener.getsockname()[1])
+@contextlib.contextmanager
+def _sealed_server(binary: str, folder: Path, cert: Path, key: Path) -> Iterator[str]:
+    """A server whose wire is encrypted: its address."""
+    env = {n: v for n, v in os.environ.items() if not n.startswith("CROSSDOCK_")}
+    with open(folder / "log", "wb") as log:
+        server = subprocess.Popen(
+            [binary, "server", "--broker", f"rocksdb:{folder / 'broker'}", "--dir", str(folder / "server"),
+             "--port-base", "0", "--tls-cert", str(cert), "--tls-key", str(key), "-o", "json"],
+            stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=log,
+            env={**env, "HOME": str(folder), "CROSSDOCK_ADMIN_PASSWORD": "sealed-and-signed"},
+        )  # fmt: skip
+    try:
+        assert server.stdout is not None
+        ready = server.stdout.readline()
+        assert ready, (folder / "log").read_text()
+        yield json.loads(ready)["broker_url"]
+    finally:
+        server.kill()
+        server.wait(30)
 
 
 @pytest.mark.skipif(shutil.which("openssl") is None, reason="no openssl to make a certificate with")
-def test_a_connection_is_encrypted_and_the_server_is_who_it_says(platform: Platform, tmp_path: Path) -> None:
+def test_a_connection_is_encrypted_and_the_server_is_who_it_says(binary: str, tmp_path: Path) -> None:
     cert, key = tmp_path / "cert.pem", tmp_path / "key.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
          "-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost", "-keyout", str(key), "-out", str(cert)],
         check=True, capture_output=True,
     )  # fmt: skip
-    port = _tls_in_front(platform, cert, key)
-    login = {"user": platform.user, "password": platform.password}
-    platform.apply(topics=[{"name": "sealed"}])
-    with crossdock.connect(f"crossdocks://localhost:{port}", ca_file=str(cert), **login) as cd:
-        sent = [cd.send("sealed", b"x" * 10_000) for _ in range(500)]
-        assert [future.result(60).offset for future in sent] == list(range(500))
-    with pytest.raises(CrossdockError) as unknown, crossdock.connect(f"crossdocks://localhost:{port}", **login):
-        pass
-    assert unknown.value.code == "unauthenticated" and "CROSSDOCK_CA_FILE" in str(unknown.value.hint)
-    elsewhere = crossdock.connect(f"crossdocks://127.0.0.1:{port}", ca_file=str(cert), **login)
-    with pytest.raises(CrossdockError) as mismatch, elsewhere:
-        pass
-    assert "certificate" in mismatch.value.message
+    login: Any = {"user": "admin", "password": "sealed-and-signed"}
+    with _sealed_server(binary, tmp_path, cert, key) as url:
+        port = urllib.parse.urlsplit(url).port
+        with crossdock.connect(f"crossdocks://localhost:{port}", ca_file=str(cert), **login) as cd:
+            cd._connection.call("put_topic", topic={"name": "sealed"}, expect="any")
+            sent = [cd.send("sealed", b"x" * 10_000) for _ in range(500)]
+            assert [future.result(60).offset for future in sent] == list(range(500))
+        with pytest.raises(CrossdockError) as unknown, crossdock.connect(f"crossdocks://localhost:{port}", **login):
+            pass
+        assert unknown.value.code == "unauthenticated" and "CROSSDOCK_CA_FILE" in str(unknown.value.hint)
+        elsewhere = crossdock.connect(f"crossdocks://127.0.0.1:{port}", ca_file=str(cert), **login)
+        with pytest.raises(CrossdockError) as mismatch, elsewhere:
+            pass
+        assert "certificate" in mismatch.value.message
+        # Without TLS it is not spoken to, and a password is not sent.
+        with pytest.raises(CrossdockError), crossdock.connect(f"crossdock://localhost:{port}", timeout=2, **login):
+            pass
 
 
 def test_the_example_of_a_publisher_and_a_service_outside_runs(own_platform: Platform) -> None:
