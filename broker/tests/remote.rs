@@ -8,6 +8,8 @@ mod access;
 mod cuts;
 #[path = "remote/hostile.rs"]
 mod hostile;
+#[path = "remote/killed.rs"]
+mod killed;
 #[path = "remote/proxy.rs"]
 mod proxy;
 mod scratch;

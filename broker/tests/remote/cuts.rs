@@ -13,11 +13,11 @@ use super::proxy::Proxy;
 use super::scratch;
 use super::server::{Server, connect, soon};
 
-fn orders<T: std::str::FromStr<Err: std::fmt::Debug>>() -> T {
+pub(crate) fn orders<T: std::str::FromStr<Err: std::fmt::Debug>>() -> T {
     "orders".parse().unwrap()
 }
 
-fn numbered(n: u64) -> Batch {
+pub(crate) fn numbered(n: u64) -> Batch {
     Batch::of(&Message::new(n.to_string())).unwrap()
 }
 
@@ -40,7 +40,7 @@ async fn publish(log: &dyn Log, count: u64, in_flight: usize) -> Vec<u64> {
 }
 
 /// That the topic holds exactly these numbers in this order, and that each receipt named its place.
-async fn check_stored(log: &dyn Log, offsets: &[u64]) {
+pub(crate) async fn check_stored(log: &dyn Log, offsets: &[u64]) {
     let stored = scratch::read_all(log, &orders()).await.unwrap();
     let texts: Vec<_> = stored.iter().map(scratch::text).collect();
     let expected: Vec<_> = (0..offsets.len()).map(|n| n.to_string()).collect();
