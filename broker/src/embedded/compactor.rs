@@ -3,8 +3,9 @@
 //! It works in passes from a topic's head to the limit of what may go, a run of segments at a time: reads them, leaves
 //! out what is superseded, and hands the writer blocks with gaps ([`Rewrite`]) to put in their place, all in one
 //! batch. Neighbours that have become small are put together. The writer's part is a few writes and never a read of
-//! the log. A pass of a topic rests for many times as long as the one before it took, so that compaction is a small
-//! part of the load however much is written.
+//! the log. Where the head has moved, a pass ends with a look through what is known of keys: those of which the log holds
+//! nothing any more are forgotten. A pass of a topic rests for many times as long as the one before it took, so that
+//! compaction is a small part of the load however much is written.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -38,6 +39,8 @@ const STEP_BYTES: u64 = 4 * 1024 * 1024;
 const STEP_SEGMENTS: usize = 64;
 /// So many keys are handed to the writer at one time, which looks each of them up.
 const KEYS_AT_ONCE: usize = 500;
+/// So many keys are looked at in one step.
+const KEYS_IN_A_STEP: usize = 20_000;
 
 /// What is to stand in the log in the place of some segments.
 pub(super) struct Rewrite {
@@ -53,10 +56,13 @@ pub(super) struct Rewrite {
     pub(super) forgotten: Vec<(Bytes, u64)>,
 }
 
-/// Keys of messages that were there before compaction was switched on.
+/// What was found out about keys.
 pub(super) struct FoundKeys {
     pub(super) log: Arc<TopicLog>,
+    /// Those of messages that were there before compaction was switched on.
     pub(super) newest: Vec<(Bytes, u64)>,
+    /// Those whose newest message has been dropped from the log, with its offset.
+    pub(super) dropped: Vec<(Bytes, u64)>,
     /// Set with the last ones: all before this offset have been read.
     pub(super) all_before: Option<u64>,
 }
@@ -65,6 +71,10 @@ pub(super) struct FoundKeys {
 struct Progress {
     /// Where the pass goes on, or the reading of keys.
     at: Option<u64>,
+    /// Where the look through the keys goes on.
+    sweep: Option<Vec<u8>>,
+    /// The head when it was last begun.
+    swept: u64,
     began: Instant,
     /// No pass begins before this moment.
     rest_until: Instant,
@@ -115,6 +125,8 @@ impl Compactor<'_> {
     fn progress(&mut self, log: &TopicLog) -> &mut Progress {
         self.topics.entry(log.id).or_insert_with(|| Progress {
             at: None,
+            sweep: None,
+            swept: 0,
             began: Instant::now(),
             rest_until: Instant::now(),
             seen: (0, 0),
@@ -125,7 +137,22 @@ impl Compactor<'_> {
     fn rest(&mut self, log: &TopicLog, rest: Duration) {
         let progress = self.progress(log);
         progress.at = None;
+        progress.sweep = None;
         progress.rest_until = Instant::now() + rest;
+    }
+
+    /// After a pass: looks through the keys if the head has moved, or rests. Gives whether there is more to do at once.
+    fn end(&mut self, log: &TopicLog) -> bool {
+        let head = log.head();
+        let progress = self.progress(log);
+        if head > progress.swept {
+            progress.swept = head;
+            progress.sweep = Some(keys::newest(log.id, b""));
+            return true;
+        }
+        let rest = (progress.began.elapsed() * REST).max(LEAST_REST);
+        progress.rest_until = Instant::now() + rest;
+        false
     }
 
     /// Goes on with a topic, or begins; gives whether there is more to do at once.
@@ -141,16 +168,14 @@ impl Compactor<'_> {
         if let Some(until) = building {
             return self.read_keys(log, until).map(|()| true);
         }
+        if let Some(from) = self.progress(log).sweep.take() {
+            return self.sweep(log, &from);
+        }
         let Some(at) = self.progress(log).at else { return self.begin(log) };
         let (_, limit) = self.progress(log).seen;
         let next = self.compact(log, at, limit)?;
-        let progress = self.progress(log);
-        progress.at = next;
-        if next.is_none() {
-            let rest = (progress.began.elapsed() * REST).max(LEAST_REST);
-            progress.rest_until = Instant::now() + rest;
-        }
-        Ok(next.is_some())
+        self.progress(log).at = next;
+        Ok(next.is_some() || self.end(log))
     }
 
     /// Begins a pass if it could find something.
@@ -159,7 +184,9 @@ impl Compactor<'_> {
         let now = self.shared.clock.now();
         let progress = self.progress(log);
         if (progress.seen == seen && progress.again_at.is_none_or(|at| at > now)) || seen.1 <= log.head() {
-            return Ok(false);
+            let is_due = log.head() > progress.swept;
+            progress.began = Instant::now();
+            return Ok(is_due && self.end(log));
         }
         progress.seen = seen;
         progress.again_at = None;
@@ -232,6 +259,31 @@ impl Compactor<'_> {
         Ok(Some(next))
     }
 
+    /// Looks through some of what is known of keys, and has those forgotten whose newest message lies before the head.
+    fn sweep(&mut self, log: &Arc<TopicLog>, from: &[u8]) -> Result<bool> {
+        let (head, mut looked_at, mut dropped, mut next) = (log.head(), 0, Vec::new(), None);
+        self.database.scan("keys", from, &log.id.to_be_bytes(), |key, value| {
+            if looked_at == KEYS_IN_A_STEP || dropped.len() == KEYS_AT_ONCE {
+                next = Some(key.to_vec());
+                return Ok(false);
+            }
+            looked_at += 1;
+            if let Some(newest) = keys::u64_of(value).filter(|newest| *newest < head) {
+                dropped.push((Bytes::copy_from_slice(&key[size_of_val(&log.id)..]), newest));
+            }
+            Ok(true)
+        })?;
+        if !dropped.is_empty() {
+            self.tell(FoundKeys { log: log.clone(), newest: Vec::new(), dropped, all_before: None })?;
+        }
+        self.progress(log).sweep = next;
+        Ok(self.progress(log).sweep.is_some() || self.end(log))
+    }
+
+    fn tell(&self, found: FoundKeys) -> Result<()> {
+        self.ask(|answer| Command::FoundKeys { keys: Box::new(found), answer })
+    }
+
     /// Reads the keys of messages that were there before compaction was switched on.
     fn read_keys(&mut self, log: &Arc<TopicLog>, until: u64) -> Result<()> {
         let at = self.progress(log).at.unwrap_or(0).max(log.head());
@@ -257,8 +309,7 @@ impl Compactor<'_> {
             let rest = found.split_off(found.len().min(KEYS_AT_ONCE));
             let newest = std::mem::replace(&mut found, rest);
             let all_before = (is_all && found.is_empty()).then_some(until);
-            let keys = Box::new(FoundKeys { log: log.clone(), newest, all_before });
-            self.ask(|answer| Command::FoundKeys { keys, answer })?;
+            self.tell(FoundKeys { log: log.clone(), newest, dropped: Vec::new(), all_before })?;
             if found.is_empty() {
                 break;
             }

@@ -1,5 +1,6 @@
 //! What must hold of the engine as a whole, with faults and races that the conformance suite cannot make.
 
+mod compaction;
 mod consuming;
 mod faults;
 mod ordering;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use crossdock_topics::{Durability, Error, Result};
 
 use super::Writer;
@@ -36,10 +37,11 @@ impl Writer {
         };
     }
 
-    /// Takes in keys of messages that were there before.
+    /// Takes in keys of messages that were there before, and forgets those of which the log holds nothing.
     pub(super) fn found_keys(&mut self, found: &FoundKeys) -> Result<()> {
         self.commit();
         let log = &found.log;
+        self.forget_keys(log, &found.dropped)?;
         let mut writing = log.writing.lock();
         let Newest::Building { until, unwritten } = &mut writing.newest else { return Ok(()) };
         for (key, offset) in &found.newest {
@@ -53,6 +55,18 @@ impl Writer {
             writing.newest = Newest::Ready { unwritten: std::mem::take(unwritten) };
         }
         writing.newest.write(log.id, &mut self.batch, &self.database);
+        Ok(())
+    }
+
+    /// Forgets keys, each of which had this newest message. To be called after a commit: what was appended last counts.
+    fn forget_keys(&mut self, log: &TopicLog, forgotten: &[(Bytes, u64)]) -> Result<()> {
+        let family = self.database.family("keys");
+        for (key, offset) in forgotten {
+            // Unless the key has come back.
+            if newest::written(log.id, key, &self.database)? == Some(*offset) {
+                self.batch.delete_cf(family, keys::newest(log.id, key));
+            }
+        }
         Ok(())
     }
 
@@ -83,8 +97,7 @@ impl Writer {
             return Ok(());
         };
         log.set_bytes(writing.segments.bytes());
-        let families =
-            (self.database.family("log"), self.database.family("segments"), self.database.family("keys"));
+        let families = (self.database.family("log"), self.database.family("segments"));
         self.batch.delete_range_cf(families.0, keys::log(log.id, range.start), keys::log(log.id, range.end));
         for (value, block) in &blocks {
             self.batch.put_cf(families.0, keys::log(log.id, block.range().start), value);
@@ -93,13 +106,8 @@ impl Writer {
             self.batch.delete_cf(families.1, keys::log(log.id, gone.start));
         }
         self.batch.put_cf(families.1, keys::log(log.id, first), value);
-        for (key, offset) in forgotten {
-            // Unless the key has come back.
-            if newest::written(log.id, &key, &self.database)? == Some(offset) {
-                self.batch.delete_cf(families.2, keys::newest(log.id, &key));
-            }
-        }
         drop(writing);
+        self.forget_keys(&log, &forgotten)?;
         tracing::debug!(topic = %log.name, from = range.start, to = range.end, removed = removed.len(), "compacted");
         for subscription in log.subscribers() {
             subscription.compacted(&log, &removed, self.now);
