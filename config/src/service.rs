@@ -1,14 +1,14 @@
 //! Services as the store keeps them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crossdock_topics::time::human;
-use crossdock_topics::{Error, ServiceName, Timestamp};
+use crossdock_topics::{Error, ServiceName, SubscriptionName, Timestamp};
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{EnvValue, Manifest, Size};
+use crate::{EnvValue, Handler, Manifest, Size};
 
 /// A service: which version runs, which could, and how.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -36,6 +36,27 @@ impl ServiceRecord {
     pub fn running(&self) -> Option<&ServiceVersion> {
         self.versions.iter().find(|version| version.version == self.current)
     }
+
+    /// The subscriptions that a version before consumed, and that neither the one that runs does nor any of these
+    /// other services. They may be gone already.
+    #[must_use]
+    pub fn left_behind(&self, others: &[ServiceRecord]) -> BTreeSet<SubscriptionName> {
+        let mut left: BTreeSet<_> =
+            self.versions.iter().flat_map(|version| consumed(&version.manifest)).cloned().collect();
+        for running in others.iter().chain([self]).filter_map(ServiceRecord::running) {
+            for name in consumed(&running.manifest) {
+                left.remove(name);
+            }
+        }
+        left
+    }
+}
+
+fn consumed(manifest: &Manifest) -> impl Iterator<Item = &SubscriptionName> {
+    manifest.handlers.iter().filter_map(|handler| match handler {
+        Handler::Consume { subscription, .. } => Some(subscription),
+        Handler::Serve { .. } => None,
+    })
 }
 
 /// One version of a service's code.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crossdock_config::{Manifest, ServiceSettings, ServiceStatus, ServiceVersion};
 use crossdock_topics::time::human;
-use crossdock_topics::{ServiceName, Timestamp};
+use crossdock_topics::{ServiceName, SubscriptionName, Timestamp};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -86,6 +86,10 @@ pub struct Deployment {
     /// How it stood on each server when the wait ended. A server that has not reported yet is `starting`.
     #[schema(value_type = Vec<schema::ServiceStatus>)]
     pub servers: Vec<ServiceStatus>,
+    /// Subscriptions that a version before consumed and nobody does now. They stay, and keep what they have not read.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub left_behind: Vec<SubscriptionName>,
 }
 
 /// Lines a service has written.

@@ -13,7 +13,7 @@ use crossdock_topics::{Error, ErrorCode, ServiceName};
 use super::optional;
 use super::services::{find, unknown};
 use crate::api::{DeployRequest, Deployment, RollbackRequest};
-use crate::deploy::Order;
+use crate::deploy::{Done, Order};
 use crate::extract::{Named, at_most};
 use crate::records;
 use crate::rollout;
@@ -49,15 +49,7 @@ pub(super) async fn deploy(
     let order =
         Order { name: &name, source: &request.source, settings: &settings, by: principal.user().as_str() };
     let done = order.send(&*server.broker).await?;
-    let servers = rollout::wait(&server, &name, done.changed, wait).await?;
-    Ok(Json(Deployment {
-        name,
-        version: done.version,
-        changed: done.changed,
-        manifest: done.manifest,
-        ready: servers.ready,
-        servers: servers.statuses,
-    }))
+    rolled_out(&server, name, done, wait).await
 }
 
 /// Rolls a service back
@@ -92,9 +84,37 @@ pub(super) async fn rollback(
         Ok(changed.then(|| ServiceRecord { current: version.to_owned(), ..record.clone() }))
     };
     let (record, _) = records::update(server.store(), &keys::service(&name), update).await?;
-    let servers = rollout::wait(&server, &name, changed, wait).await?;
     let manifest = record.running().map(|running| running.manifest.clone()).unwrap_or_default();
-    Ok(Json(Deployment { name, version, changed, manifest, ready: servers.ready, servers: servers.statuses }))
+    rolled_out(&server, name, Done { version, manifest, changed }, wait).await
+}
+
+/// Waits until what is to run does, and says what came of it.
+async fn rolled_out(
+    server: &Server,
+    name: ServiceName,
+    Done { version, manifest, changed }: Done,
+    wait: Duration,
+) -> Result<Json<Deployment>> {
+    let rollout = rollout::wait(server, &name, changed, wait).await?;
+    let mut left_behind = Vec::new();
+    let services = records::list::<ServiceRecord>(server.store(), keys::SERVICES).await;
+    let services: Vec<_> = match services {
+        Ok((services, _)) => services.into_iter().map(|(record, _)| record).collect(),
+        // It is deployed all the same.
+        Err(error) => {
+            tracing::warn!(service = %name, %error, "cannot look for subscriptions that are left behind");
+            Vec::new()
+        }
+    };
+    if let Some(record) = services.iter().find(|record| record.name == name) {
+        for subscription in record.left_behind(&services) {
+            if server.broker.subscription(&subscription).await.is_ok() {
+                left_behind.push(subscription);
+            }
+        }
+    }
+    let (ready, servers) = (rollout.ready, rollout.statuses);
+    Ok(Json(Deployment { name, version, changed, manifest, ready, servers, left_behind }))
 }
 
 /// The version to go back to.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use crossdock_config::ServiceState::{Failed, Paused, Running};
 use crossdock_config::service::version;
 use crossdock_tests::eventually;
-use crossdock_topics::{Batch, Log, Message, Requests, Topic};
+use crossdock_topics::{Batch, Expect, Log, Message, Requests, Subscription, Subscriptions, Topic};
 use serde_json::{Value, json};
 
 use crate::server::Server;
@@ -56,6 +56,26 @@ async fn a_deployment_is_answered_when_every_member_has_reported() {
     assert_eq!(late["ready"], false);
     assert_eq!(late["servers"][0]["state"], "starting");
     assert_eq!(late["servers"][0]["version"], version("c"));
+    server.stop().await;
+}
+
+#[tokio::test]
+async fn a_deployment_names_the_subscriptions_that_it_leaves_behind() {
+    let server = Server::start().await;
+    worker::serve(&server.broker).await;
+    server.broker.put_topic(Topic::new("orders".parse().unwrap()), Expect::Absent).await.unwrap();
+    let left_behind = |answer: crossdock_tests::Answer| answer.expect(200).json()["left_behind"].clone();
+    for source in ["a", "b"] {
+        let subscription = Subscription::new(source.parse().unwrap(), vec!["orders".parse().unwrap()]);
+        server.broker.put_subscription(subscription, Expect::Absent).await.unwrap();
+    }
+    assert_eq!(left_behind(deploy(&server, json!({"source": "a", "wait": "0s"})).await), Value::Null);
+    assert_eq!(left_behind(deploy(&server, json!({"source": "b", "wait": "0s"})).await), json!(["a"]));
+    let back = server.admin.post("/api/v1/services/route/rollback", &json!({"wait": "0s"})).await;
+    assert_eq!(left_behind(back), json!(["b"]));
+    // What is gone is not named.
+    server.broker.delete_subscription(&"b".parse().unwrap()).await.unwrap();
+    assert_eq!(left_behind(deploy(&server, json!({"source": "a", "wait": "0s"})).await), Value::Null);
     server.stop().await;
 }
 

@@ -10,7 +10,7 @@ use reqwest::RequestBuilder;
 use super::{Caller, does};
 use crate::client::Client;
 use crate::failure::Result;
-use crate::output::{Show, spinner};
+use crate::output::{Show, say, spinner};
 
 /// How long a server may take to validate a file, beside the wait until it runs.
 const VALIDATION: Duration = Duration::from_secs(60);
@@ -45,6 +45,12 @@ impl Rollout {
             format!("{name} is at version {version} already ({stands})")
         };
         caller.output.done(&deployment, &sentence)?;
+        for name in &deployment.left_behind {
+            say(&format!(
+                "note: subscription {name} of an earlier version is not consumed any more, and what it has not read is \
+                 kept; if nobody else reads from it: crossdock sub rm {name}"
+            ));
+        }
         failing(&deployment).map_or(Ok(()), |error| Err(error.into()))
     }
 
