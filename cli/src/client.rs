@@ -1,7 +1,9 @@
 //! A client of the Admin API: one method for each way of asking, errors as the server said them.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crossdock_broker::remote::{trusting, trusting_nobody};
 use crossdock_topics::{Error, ErrorCode};
 use reqwest::{Method, RequestBuilder, Response, Url, header};
 use serde::Serialize;
@@ -19,24 +21,22 @@ pub(crate) struct Client {
     http: reqwest::Client,
     context: Context,
     base: Url,
+    /// The certificates to trust, instead of those that this machine trusts.
+    ca: Option<PathBuf>,
     /// Contexts that lead elsewhere, for whoever finds nobody here.
     others: Vec<String>,
 }
 
 impl Client {
-    /// A client for this context. Nothing is sent yet.
+    /// A client for this context, which with `https` trusts the certificates of this PEM file, or those that this
+    /// machine trusts. Nothing is sent yet.
     ///
     /// # Errors
-    /// `InvalidArgument` for a URL that cannot be used.
-    pub(crate) fn new(context: Context) -> Result<Self, Error> {
+    /// `InvalidArgument` for a URL that cannot be used, and for a file of certificates that is none.
+    pub(crate) fn new(context: Context, ca: Option<PathBuf>) -> Result<Self, Error> {
         let base = base(&context.url)?;
-        let http = reqwest::Client::builder()
-            .user_agent(concat!("crossdock/", env!("CARGO_PKG_VERSION")))
-            .connect_timeout(Duration::from_secs(5))
-            .redirect(reqwest::redirect::Policy::none())
-            .build()
-            .map_err(|cause| Error::internal(format!("cannot make an HTTP client: {cause}")))?;
-        Ok(Self { http, context, base, others: Vec::new() })
+        let http = http(&base, ca.as_deref())?;
+        Ok(Self { http, context, base, ca, others: Vec::new() })
     }
 
     /// The same, knowing of other saved contexts: `NAME (URL)`.
@@ -49,12 +49,21 @@ impl Client {
     /// # Errors
     /// `InvalidArgument` for a URL that cannot be used.
     pub(crate) fn at(&self, url: &str) -> Result<Self, Error> {
-        Ok(Self { base: base(url)?, ..self.clone() })
+        let base = base(url)?;
+        if base.scheme() == self.base.scheme() {
+            return Ok(Self { base, ..self.clone() });
+        }
+        Ok(Self { http: http(&base, self.ca.as_deref())?, base, ..self.clone() })
     }
 
     /// What it connects to, and as whom.
     pub(crate) fn context(&self) -> &Context {
         &self.context
+    }
+
+    /// The certificates it trusts, where they are its own.
+    pub(crate) fn ca(&self) -> Option<&Path> {
+        self.ca.as_deref()
     }
 
     /// A request to a path given by its segments, each encoded as needed.
@@ -185,6 +194,12 @@ impl Client {
         if cause.is_connect() || cause.is_timeout() {
             let error =
                 Error::new(ErrorCode::Unavailable, format!("cannot connect to {}: {reason}", self.base));
+            if self.base.scheme() == "https" {
+                return error.hint(
+                    "does it run there, with a certificate for this name? Name the CA that signed it with --ca if it is \
+                     your own",
+                );
+            }
             return error.hint(if self.others.is_empty() {
                 "is it running? Start it with `crossdock quickstart`, or point CROSSDOCK_URL elsewhere".into()
             } else {
@@ -218,6 +233,19 @@ impl Client {
     }
 }
 
+fn http(base: &Url, ca: Option<&Path>) -> Result<reqwest::Client, Error> {
+    let mut http = reqwest::Client::builder()
+        .user_agent(concat!("crossdock/", env!("CARGO_PKG_VERSION")))
+        .connect_timeout(Duration::from_secs(5))
+        .redirect(reqwest::redirect::Policy::none());
+    http = match base.scheme() {
+        "https" => http.tls_backend_preconfigured(trusting(ca)?),
+        // Nobody has to be trusted then, and reading whom this machine trusts takes a while.
+        _ => http.tls_backend_preconfigured(trusting_nobody()?),
+    };
+    http.build().map_err(|cause| Error::internal(format!("cannot make an HTTP client: {cause}")))
+}
+
 fn base(url: &str) -> Result<Url, Error> {
     let wrong = |why: String| {
         Error::invalid(format!("{url:?} cannot be connected to: {why}"))
@@ -225,9 +253,8 @@ fn base(url: &str) -> Result<Url, Error> {
     };
     let parsed = Url::parse(url).map_err(|cause| wrong(cause.to_string()))?;
     match parsed.scheme() {
-        "http" if parsed.has_host() => Ok(parsed),
-        "https" => Err(wrong("https is not spoken yet".into())),
-        other => Err(wrong(format!("{other} is not http"))),
+        "http" | "https" if parsed.has_host() => Ok(parsed),
+        other => Err(wrong(format!("{other} is not http or https"))),
     }
 }
 
@@ -245,14 +272,15 @@ mod tests {
     use super::*;
 
     fn client(url: &str) -> Result<Client, Error> {
-        Client::new(Context {
+        let context = Context {
             url: url.into(),
             gateway_url: None,
             broker_url: None,
             user: Some("admin".into()),
             password: Some("pw".into()),
             api_key: None,
-        })
+        };
+        Client::new(context, None)
     }
 
     #[test]
@@ -265,7 +293,7 @@ mod tests {
 
     #[test]
     fn urls_that_cannot_be_used_are_refused_with_an_example() {
-        for url in ["", "127.0.0.1:7401", "https://h", "ftp://h"] {
+        for url in ["", "127.0.0.1:7401", "ftp://h"] {
             let error = client(url).unwrap_err();
             assert_eq!(error.code, ErrorCode::InvalidArgument);
             assert!(error.to_string().contains("http://127.0.0.1:7401"), "{error}");

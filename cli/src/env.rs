@@ -15,6 +15,8 @@ pub(crate) const PASSWORD: &str = "CROSSDOCK_PASSWORD";
 pub(crate) const API_KEY: &str = "CROSSDOCK_API_KEY";
 /// Which saved context to use, as with `--context`.
 pub(crate) const CONTEXT: &str = "CROSSDOCK_CONTEXT";
+/// The certificates to trust, as with `--ca`.
+pub(crate) const CA_FILE: &str = "CROSSDOCK_CA_FILE";
 /// The password of the user `admin` that `quickstart` makes or changes.
 pub(crate) const ADMIN_PASSWORD: &str = "CROSSDOCK_ADMIN_PASSWORD";
 /// The editor that a dead letter is mended in; goes before [`EDITOR`].

@@ -1,5 +1,6 @@
 //! How messages travel: straight to the broker where the context names its wire, over the Admin API otherwise.
 
+use std::path::Path;
 use std::time::Duration;
 
 use crossdock_broker::{Remote, RemoteOptions};
@@ -130,6 +131,7 @@ pub(crate) async fn wire(client: &Client) -> Result<Option<SharedBroker>, Error>
     let Some(url) = &context.broker_url else { return Ok(None) };
     let mut options = RemoteOptions::new(url)?;
     options.credentials = context.credentials();
+    options.ca = client.ca().map(Path::to_owned);
     let broker: SharedBroker = Remote::connect(options).await?;
     Ok(Some(broker))
 }

@@ -3,7 +3,7 @@
 use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
-use crossdock_tests::{Builder, Sandbox, eventually};
+use crossdock_tests::{Builder, Encrypted, Sandbox, eventually};
 use serde_json::{Value, json};
 
 fn sandbox() -> Builder {
@@ -84,6 +84,38 @@ async fn topics_and_messages() {
 
     let _ = sandbox.cli(&["topic", "rm", "orders"]).await.expect(0);
     assert!(refused(&sandbox, 3, "tail orders").await.contains("not_found"));
+    sandbox.stop().await;
+}
+
+#[tokio::test]
+async fn an_admin_api_behind_tls_must_be_who_it_says() {
+    let mut sandbox = sandbox().start().await;
+    let front = Encrypted::in_front_of(&sandbox.admin().address(), &sandbox.home().join("ca.pem")).await;
+    let as_admin = format!("export CROSSDOCK_USER=admin CROSSDOCK_PASSWORD='{}'", sandbox.password());
+    let at = |url: &str, command: &str| format!("{as_admin}\nCROSSDOCK_URL={url} {command}");
+    let url = front.url();
+
+    let made = sandbox.bash(&at(&url, "crossdock topic create orders --ca ca.pem -o name")).await.expect(0);
+    assert_eq!(made.stdout, "orders\n");
+    let line = at(&url, "CROSSDOCK_CA_FILE=ca.pem crossdock pub orders 1 -o name");
+    assert_eq!(sandbox.bash(&line).await.expect(0).stdout, "orders:0\n");
+
+    let stranger = sandbox.bash(&at(&url, "crossdock topic ls")).await.expect(5);
+    assert!(
+        stranger.stderr.contains("certificate") && stranger.stderr.contains("--ca"),
+        "{}",
+        stranger.stderr
+    );
+    let other_name = at(&url.replace("localhost", "127.0.0.1"), "crossdock topic ls --ca ca.pem");
+    let other_name = sandbox.bash(&other_name).await.expect(5);
+    assert!(other_name.stderr.contains("certificate"), "{}", other_name.stderr);
+    sandbox.write("empty.pem", "");
+    let nothing = sandbox.bash(&at(&url, "crossdock topic ls --ca empty.pem")).await.expect(2);
+    assert!(nothing.stderr.contains("empty.pem"), "{}", nothing.stderr);
+    // Who speaks TLS to a server that does not is told so, and the other way round.
+    let plain = at(&format!("https://{}", sandbox.admin().address()), "crossdock topic ls");
+    let _ = sandbox.bash(&plain).await.expect(5);
+    let _ = sandbox.bash(&at(&url.replace("https", "http"), "crossdock topic ls")).await.expect(5);
     sandbox.stop().await;
 }
 
@@ -256,7 +288,8 @@ async fn who_asks_and_whom() {
         (4, "CROSSDOCK_API_KEY=admin.wrong crossdock status"),
         (4, "CROSSDOCK_URL=http://127.0.0.1:9 crossdock status"),
         (5, "CROSSDOCK_URL=http://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
-        (2, "CROSSDOCK_URL=https://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
+        (5, "CROSSDOCK_URL=https://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
+        (2, "CROSSDOCK_URL=ftp://127.0.0.1:9 CROSSDOCK_API_KEY=a.b crossdock status"),
         (3, "crossdock status --context nowhere"),
         (3, "HOME=/nowhere XDG_CONFIG_HOME=/nowhere crossdock status"),
         (2, "crossdock statsu"),

@@ -217,7 +217,7 @@ async fn given_a_certificate_when_one_server_has_the_broker_and_another_connects
         until [ -s one.json ]; do kill -0 $!; sleep 0.1; done
         port=$(grep -o 'crossdocks://127.0.0.1:[0-9]*' one.json | grep -o '[0-9]*$')
         export CROSSDOCK_USER=admin CROSSDOCK_PASSWORD='correct horse'
-        crossdock server --broker crossdocks://localhost:$port --tls-ca cert.pem --dir two --name two --port-base 0 -o json > two.json &
+        crossdock server --broker crossdocks://localhost:$port --ca cert.pem --dir two --name two --port-base 0 -o json > two.json &
         until [ -s two.json ]; do kill -0 $!; sleep 0.1; done
         export CROSSDOCK_URL=$(grep -o '"admin_url":"[^"]*' two.json | cut -d '"' -f 4)
         until crossdock status | grep 'member.*two'; do sleep 0.1; done

@@ -57,7 +57,7 @@ impl Client {
     /// When it is not a URL.
     #[must_use]
     pub fn new(base: &str, user: Option<(String, String)>) -> Self {
-        let http = reqwest::Client::builder().timeout(Duration::from_secs(60)).no_proxy().build();
+        let http = crate::tls::http().timeout(Duration::from_secs(60)).no_proxy().build();
         Self { http: http.expect("an HTTP client"), base: base.parse().expect("a URL"), user }
     }
 

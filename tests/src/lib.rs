@@ -15,6 +15,7 @@ mod ports;
 mod raw;
 mod sandbox;
 mod server;
+mod tls;
 
 pub use answer::Answer;
 pub use beside::Beside;
@@ -24,3 +25,4 @@ pub use eventually::eventually;
 pub use nats::Nats;
 pub use raw::{exchange, open};
 pub use sandbox::{Builder, Ran, Sandbox};
+pub use tls::Encrypted;

@@ -59,8 +59,13 @@ impl Nats {
         let guard = Guard::start(folder.path());
         let first = free(u16::try_from(nodes * 3).expect("a few servers"));
         let ports: Vec<u16> = (0..nodes).map(|node| first + 3 * node as u16).collect();
-        let mut nats =
-            Self { nodes: Vec::new(), guard, binary, client: reqwest::Client::new(), _folder: folder };
+        let mut nats = Self {
+            nodes: Vec::new(),
+            guard,
+            binary,
+            client: crate::tls::http().build().expect("an HTTP client"),
+            _folder: folder,
+        };
         for (number, port) in ports.iter().enumerate() {
             let folder = nats._folder.path().join(format!("n{number}"));
             std::fs::create_dir(&folder).expect("a folder");

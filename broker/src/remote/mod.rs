@@ -12,4 +12,4 @@ mod tls;
 
 pub use client::{Address, DEFAULT_PORT, Remote, RemoteOptions};
 pub use server::{ServeOptions, serve};
-pub use tls::ServerTls;
+pub use tls::{ServerTls, trusting, trusting_nobody};

@@ -56,29 +56,49 @@ impl ServerTls {
     }
 }
 
-/// Encrypts a connection to a server, which has to prove that it is who it should be.
+/// Which servers a client trusts: those that the certificates of a PEM file vouch for, or those that this machine
+/// trusts. Blocks while it reads them.
 ///
 /// # Errors
-/// `Unavailable` saying why it is not trusted; `InvalidArgument` for a file of certificates that is none.
-pub(super) async fn encrypt(options: &RemoteOptions, stream: TcpStream) -> Result<Box<dyn Stream>> {
+/// `InvalidArgument` for a file of certificates that is none.
+pub fn trusting(ca: Option<&Path>) -> Result<ClientConfig> {
     let mut roots = RootCertStore::empty();
-    match &options.ca {
+    match ca {
         Some(path) => {
             for certificate in certificates(path)? {
                 roots.add(certificate).map_err(|error| wrong(path, "certificate", &error))?;
             }
         }
         None => {
-            let native = tokio::task::spawn_blocking(rustls_native_certs::load_native_certs).await;
-            let native = native.map_err(|error| Error::internal(error.to_string()))?;
-            roots.add_parsable_certificates(native.certs);
+            roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
         }
     }
-    let config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
+    client(roots)
+}
+
+/// For a client that needs to be able to encrypt, but has nobody to: no server is trusted.
+///
+/// # Errors
+/// None that can be foreseen.
+pub fn trusting_nobody() -> Result<ClientConfig> {
+    client(RootCertStore::empty())
+}
+
+fn client(roots: RootCertStore) -> Result<ClientConfig> {
+    let builder = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()
-        .map_err(|error| Error::internal(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .map_err(|error| Error::internal(error.to_string()))?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
+
+/// Encrypts a connection to a server, which has to prove that it is who it should be.
+///
+/// # Errors
+/// `Unavailable` saying why it is not trusted; `InvalidArgument` for a file of certificates that is none.
+pub(super) async fn encrypt(options: &RemoteOptions, stream: TcpStream) -> Result<Box<dyn Stream>> {
+    let ca = options.ca.clone();
+    let config = tokio::task::spawn_blocking(move || trusting(ca.as_deref())).await;
+    let config = config.map_err(|error| Error::internal(error.to_string()))??;
     let host = options.address.host.clone();
     let name = ServerName::try_from(host)
         .map_err(|_| Error::invalid(format!("{} is no name of a host", options.address.host)))?;

@@ -21,6 +21,8 @@ mod topic;
 mod user;
 mod verify;
 
+use std::path::PathBuf;
+
 use clap::{Parser, Subcommand};
 
 use crate::client::Client;
@@ -65,6 +67,9 @@ pub(crate) struct Arguments {
     /// The saved context to use instead of the current one
     #[arg(long, global = true, env = env::CONTEXT, hide_env = true, value_name = "NAME", help_heading = "Everywhere")]
     context: Option<String>,
+    /// The certificates to trust over TLS, a PEM file [default: those this machine trusts]
+    #[arg(long, global = true, env = env::CA_FILE, hide_env = true, value_name = "FILE", help_heading = "Everywhere")]
+    ca: Option<PathBuf>,
 }
 
 #[derive(Debug, Subcommand)]
@@ -98,6 +103,7 @@ enum Command {
 struct Caller {
     output: Output,
     context: Option<String>,
+    ca: Option<PathBuf>,
 }
 
 impl Caller {
@@ -109,7 +115,7 @@ impl Caller {
     /// A client of the server that the environment or the saved context names.
     fn connect(&self) -> Result<Client> {
         let (context, others) = crate::context::resolve(self.context.as_deref())?;
-        Ok(Client::new(context)?.beside(others))
+        Ok(Client::new(context, self.ca.clone())?.beside(others))
     }
 }
 
@@ -134,7 +140,7 @@ impl Arguments {
     /// # Errors
     /// Why it failed, as it is to be shown.
     pub(crate) async fn run(self) -> Result<()> {
-        let caller = Caller { output: Output::new(self.output), context: self.context };
+        let caller = Caller { output: Output::new(self.output), context: self.context, ca: self.ca };
         match self.command {
             Command::Quickstart(arguments) => arguments.run(&caller).await,
             Command::Server(arguments) => arguments.run(&caller).await,

@@ -61,9 +61,6 @@ pub(super) struct Arguments {
     /// Its private key: a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_cert")]
     tls_key: Option<PathBuf>,
-    /// The certificates to trust of a crossdocks:// broker: a PEM file [default: those that this machine trusts]
-    #[arg(long, value_name = "FILE")]
-    tls_ca: Option<PathBuf>,
     /// Let what is not encrypted be reached from other machines, and send credentials to the broker so
     #[arg(long)]
     insecure: bool,
@@ -84,7 +81,7 @@ impl Arguments {
             name: self.name,
             place: Place { base: self.port_base, http: self.bind, wire },
             tls: self.tls_cert.zip(self.tls_key),
-            ca: self.tls_ca,
+            ca: caller.ca.clone(),
             insecure: self.insecure,
             credentials: self.credentials,
             context: caller.context.clone(),

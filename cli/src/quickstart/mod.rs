@@ -158,7 +158,7 @@ fn save(directory: &Directory, context: &Context) {
 
 /// Resolves once both faces answer.
 async fn answers(context: &Context) -> Result<(), Error> {
-    let client = Client::new(context.clone())?;
+    let client = Client::new(context.clone(), None)?;
     let gateway = client.at(context.gateway_url.as_deref().unwrap_or(&context.url))?;
     let mut tried = 0;
     loop {
