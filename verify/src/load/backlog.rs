@@ -24,6 +24,11 @@ impl Backlog {
         self.settled[reader as usize].fetch_add(count, Ordering::Relaxed);
     }
 
+    /// About how many messages were settled, on all subscriptions together.
+    pub(super) fn all_settled(&self) -> u64 {
+        self.settled.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
     pub(super) fn is_long(&self) -> bool {
         let least = self.settled.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or(0);
         self.stored.load(Ordering::Relaxed) > least + LONG
