@@ -12,6 +12,8 @@ mod leases;
 mod line;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
+#[path = "jetstream/topics.rs"]
+mod topics;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -233,6 +233,11 @@ impl Group {
         self.parts.iter().map(|part| &part.waiting)
     }
 
+    /// How many messages this engine publishes under its own name.
+    pub(super) fn own(&self) -> usize {
+        self.parts.iter().filter(|part| part.waiting.source.is_none()).map(Part::stored).sum()
+    }
+
     /// Where the first message of the group lies, if the last one of this engine's own lies at `offset`.
     pub(super) fn first_by_own(&self, offset: u64) -> Option<u64> {
         offset.checked_sub(self.last_own? as u64)

@@ -558,12 +558,15 @@ impl Publisher {
             Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
             Err(error) => return Look::Failed(group, error),
         };
-        if attempts.may_be_stored
-            && own > self.state.own_last
-            && let Some(first) = group.first_by_own(own - 1)
-        {
-            self.answer(group, |_| first);
-            return Look::Done;
+        if attempts.may_be_stored && own > self.state.own_last {
+            let last = match self.last_of_group(&group, own - 1).await {
+                Ok(last) => last,
+                Err(error) => return Look::Failed(group, error),
+            };
+            if let Some(first) = last.and_then(|last| group.first_by_own(last)) {
+                self.answer(group, |_| first);
+                return Look::Done;
+            }
         }
         self.state.own_last = own;
         let waiting: Vec<Waiting> = group.into_waiting().collect();
@@ -588,6 +591,21 @@ impl Publisher {
             }
             Err(error) => Look::Failed(self.group(waiting, &Known::new()), error),
         }
+    }
+
+    /// Where the last message lies that this engine has published with a group, if the group is stored: the newest of its
+    /// messages lies at `newest`.
+    async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
+        let Some(before) = group.own().checked_sub(1) else { return Ok(None) };
+        if self.log.replicas > 1 {
+            // Nothing was under way behind it.
+            return Ok(Some(newest));
+        }
+        let naming = self.naming();
+        let subjects = naming.all_of(&naming.own);
+        let from = From::On(&subjects, self.state.own_last);
+        let found = self.logs.streams.read(self.log.number, from, before + 1, usize::MAX >> 1).await?;
+        Ok(found.get(before).map(|kept| kept.offset))
     }
 
     /// What is there that was not expected, if it is so.

@@ -11,6 +11,7 @@ use crossdock_topics::{Error, ErrorCode, Result, Timestamp, Topic};
 use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use tokio::time::Instant;
 
 use super::super::connection::Connection;
 
@@ -19,6 +20,9 @@ const LEAST_WINDOW: Duration = Duration::from_millis(100);
 /// Nothing with this number, or no stream of this name.
 const NO_MESSAGE: u64 = 10_037;
 const NO_STREAM: u64 = 10_059;
+/// How long one server may take to answer, and how long to wait before asking again.
+const ANSWER: Duration = Duration::from_secs(3);
+const AGAIN: Duration = Duration::from_millis(100);
 /// More than one page of a long list.
 const PAGE: usize = 256;
 
@@ -290,7 +294,7 @@ impl Streams {
             .publish_with_reply(subject, inbox, Bytes::from(wanted.to_string()))
             .await
             .map_err(|error| lost(&error))?;
-        let deadline = tokio::time::Instant::now() + self.connection.options.patience;
+        let deadline = Instant::now() + self.connection.options.patience;
         let mut found = Vec::new();
         loop {
             let answer = match tokio::time::timeout_at(deadline, answers.next()).await {
@@ -316,22 +320,31 @@ impl Streams {
         }
     }
 
-    /// Asks JetStream's API.
+    /// Asks JetStream's API, again when it does not answer: the server that would have may be gone. Nothing that is asked
+    /// here does more when it is asked twice.
     async fn ask<T: DeserializeOwned>(
         &self,
         subject: &str,
         payload: &(impl Serialize + Sync),
     ) -> Result<std::result::Result<T, async_nats::jetstream::Error>> {
-        let answer: std::result::Result<Response<T>, _> =
-            self.connection.context.request(subject.to_owned(), payload).await;
-        match answer {
-            Ok(Response::Ok(answer)) => Ok(Ok(answer)),
-            Ok(Response::Err { error }) => Ok(Err(error)),
-            Err(error) => match error.kind() {
-                RequestErrorKind::NoResponders => Err(unavailable("NATS has no JetStream at the moment")),
-                RequestErrorKind::TimedOut => Err(unavailable("JetStream does not answer")),
-                _ => Err(unavailable(&format!("JetStream cannot be asked: {error}"))),
-            },
+        let context = &self.connection.context;
+        let deadline = Instant::now() + self.connection.options.patience;
+        loop {
+            let asked = context.request::<_, _, Response<T>>(subject.to_owned(), payload);
+            let what = match tokio::time::timeout_at(deadline.min(Instant::now() + ANSWER), asked).await {
+                Ok(Ok(Response::Ok(answer))) => return Ok(Ok(answer)),
+                Ok(Ok(Response::Err { error })) => return Ok(Err(error)),
+                Err(_) => "it does not answer".to_owned(),
+                Ok(Err(error)) => match error.kind() {
+                    RequestErrorKind::NoResponders => "nobody there has JetStream".to_owned(),
+                    RequestErrorKind::TimedOut => "it does not answer".to_owned(),
+                    _ => return Err(unavailable(&format!("JetStream cannot be asked: {error}"))),
+                },
+            };
+            if Instant::now() + AGAIN >= deadline {
+                return Err(unavailable(&format!("JetStream cannot be asked: {what}")));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
