@@ -23,19 +23,22 @@ use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdic
 use crate::Failure;
 use crate::side::Sender;
 
+/// So many deliveries are fetched at a time where a third of what may be in flight is less.
+const SMALL: usize = 256;
+
 /// The broker in both ways it is used.
 pub(super) fn systems() -> Vec<Box<dyn System>> {
     let about = |name, settings: &str| {
         let durability = "fsync before each acknowledgement; the outcome of each message too";
         About { name, durability, settings: settings.to_owned(), redelivers: true }
     };
-    let over_tcp = "`crossdock quickstart` as it is. Client: its remote engine, one call for each message; consumers fetch as many as may \
-         be in flight and settle them in one call while they fetch the next.";
-    let in_process = "Everything by default. One call for each message; consumers fetch as many as may be in flight and \
-         settle them in one call while they fetch the next.";
+    let client = "one call for each message; consumers fetch a third of what may be in flight at a time (256 at least), \
+         and settle that in one call while they fetch the next.";
+    let over_tcp = format!("`crossdock quickstart` as it is. Client: its remote engine, {client}");
+    let in_process = format!("Everything by default. Client: {client}");
     vec![
-        Box::new(OverTcp(about("Crossdock", over_tcp))),
-        Box::new(InProcess(about("Crossdock, in process", in_process))),
+        Box::new(OverTcp(about("Crossdock", &over_tcp))),
+        Box::new(InProcess(about("Crossdock, in process", &in_process))),
     ]
 }
 
@@ -233,8 +236,10 @@ impl Consuming {
 #[async_trait]
 impl Consumer for Consuming {
     async fn take(&mut self, handler: &mut Handler<'_>) -> Result<u64, Failure> {
-        self.settled_down_to(self.in_flight / 2).await?;
-        let room = self.in_flight - self.held;
+        // Parts of what may be in flight, so that one is fetched while others are settled; small ones all at once.
+        let part = (self.in_flight / 3).max(SMALL);
+        self.settled_down_to(self.in_flight - part.min(self.in_flight.div_ceil(2))).await?;
+        let room = part.min(self.in_flight - self.held);
         let fetch = Fetch::new(Some(self.consumer), room, Duration::from_secs(1));
         let deliveries = self.broker.fetch(&self.subscription, fetch).await?;
         if deliveries.is_empty() {

@@ -89,7 +89,8 @@ impl Listed {
 /// All topics of a subscription, by number.
 #[derive(Default)]
 pub(crate) struct Members {
-    all: BTreeMap<u32, Member>,
+    /// Apart, as most subscriptions have one topic, and a tree has room for eleven at once.
+    all: BTreeMap<u32, Box<Member>>,
     timers: BTreeSet<(Timestamp, u32)>,
     dirty: Vec<u32>,
     actions: Vec<Action>,
@@ -112,13 +113,13 @@ impl Members {
             written: 0,
             timer: None,
         };
-        self.all.insert(id, member);
+        self.all.insert(id, Box::new(member));
         self.look_back(id);
         listed
     }
 
     pub(crate) fn remove(&mut self, id: u32) -> Option<Member> {
-        let member = self.all.remove(&id)?;
+        let member = *self.all.remove(&id)?;
         if let Some(timer) = member.timer {
             self.timers.remove(&(timer, id));
         }
@@ -126,16 +127,16 @@ impl Members {
     }
 
     pub(crate) fn get(&self, id: u32) -> Option<&Member> {
-        self.all.get(&id)
+        self.all.get(&id).map(|member| &**member)
     }
 
     /// Whoever changes the group through this calls [`Members::look_back`] afterwards.
     pub(crate) fn get_mut(&mut self, id: u32) -> Option<&mut Member> {
-        self.all.get_mut(&id)
+        self.all.get_mut(&id).map(|member| &mut **member)
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Member> {
-        self.all.values()
+        self.all.values().map(|member| &**member)
     }
 
     pub(crate) fn ids(&self) -> Vec<u32> {
