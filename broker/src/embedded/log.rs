@@ -45,6 +45,10 @@ pub(super) struct Writing {
     pub(super) deleted_to: u64,
     /// The bytes of blocks that were dropped and not deleted yet.
     pub(super) undeleted: u64,
+    /// Whether it has something for the pass under construction.
+    pub(super) is_touched: bool,
+    /// Whether retention goes by size or count: then what is appended makes it worth another look.
+    pub(super) is_limited: bool,
     /// When retention is worth another look.
     pub(super) upkeep_at: Timestamp,
     /// When retention by age is, which may cost reading a part of the log.
@@ -88,6 +92,8 @@ impl TopicLog {
                 finished: Vec::new(),
                 deleted_to: 0,
                 undeleted: 0,
+                is_touched: false,
+                is_limited: false,
                 upkeep_at: Timestamp(0),
                 age_at: Timestamp(0),
                 excess: 0,
@@ -276,7 +282,11 @@ impl Writing {
     /// are closed by them.
     pub(super) fn finish(&mut self) -> (Vec<(Bytes, Arc<Block>)>, Vec<Segment>) {
         self.close_block();
+        self.is_touched = false;
         let finished = std::mem::take(&mut self.finished);
+        if self.is_limited && !finished.is_empty() {
+            self.upkeep_at = Timestamp(0);
+        }
         let segments = finished
             .iter()
             .filter_map(|(_, block)| self.segments.push(&BlockFacts::from(&**block)))

@@ -19,10 +19,12 @@ impl Writer {
         if log.is_deleted() {
             return Err(Error::not_found("topic", &log.name));
         }
-        let receipts = log.writing.lock().append(log, batch, durability, self.now, &self.database)?;
-        if !self.touched.iter().any(|known| Arc::ptr_eq(known, log)) {
+        let mut writing = log.writing.lock();
+        let receipts = writing.append(log, batch, durability, self.now, &self.database)?;
+        if !std::mem::replace(&mut writing.is_touched, true) {
             self.touched.push(log.clone());
         }
+        drop(writing);
         self.require(durability);
         Ok(receipts)
     }

@@ -77,11 +77,12 @@ impl Writer {
         let retention = &topic.retention;
         let database = &self.database;
         let mut writing = log.writing.lock();
-        // By age, twenty looks in a lifetime are enough; by size or count, a look at each tick.
+        // By age, twenty looks in a lifetime are enough; by size or count, a look at each tick at which something has been
+        // appended, or is held.
         let age = retention.max_age.map_or(Duration::from_secs(60), |age| age / 20);
-        let limited = retention.max_bytes.is_some() || retention.max_messages.is_some();
+        writing.is_limited = retention.max_bytes.is_some() || retention.max_messages.is_some();
         let age = age.min(Duration::from_secs(60));
-        writing.upkeep_at = self.now.after(if limited { Duration::ZERO } else { age });
+        writing.upkeep_at = self.now.after(age);
         let mut due = retention.clone();
         if self.now < writing.age_at {
             due.max_age = None;
@@ -90,8 +91,8 @@ impl Writer {
         }
 
         let visible = log.tail();
-        let excess = writing.segments.excess(&due, self.now, |part| log.facts(database, part))?.min(visible);
-        let excess = excess.max(writing.excess);
+        let wanted = writing.segments.excess(&due, self.now, |part| log.facts(database, part))?;
+        let excess = wanted.min(visible).max(writing.excess);
         writing.excess = excess;
         let mut target = excess;
         let mut holder = None;
@@ -102,6 +103,9 @@ impl Writer {
                     holder = Some((subscription.name.clone(), why));
                 }
             }
+        }
+        if writing.is_limited && (holder.is_some() || wanted > visible) {
+            writing.upkeep_at = self.now;
         }
         *log.held_by.lock() = holder.map(|(name, why)| {
             format!("subscription {name} {why} offset {target}; retention would drop what lies before offset {excess}")
