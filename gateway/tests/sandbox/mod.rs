@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_access::{Access, hash_api_key, hash_password};
+use crossdock_broker::remote::trusting_nobody;
 use crossdock_broker::{Embedded, EmbeddedOptions};
 use crossdock_config::{Permission, RestChannel, UserRecord, keys};
 use crossdock_gateway::http::{Options, run};
@@ -53,7 +54,9 @@ impl Sandbox {
         let address = listener.local_addr().unwrap();
         let running = run(Options { limits }, listener, broker.clone(), access, shutdown.clone());
         let gateway = tokio::spawn(async move { running.await.unwrap() });
-        Self { broker, address, shutdown, client: Client::new(), gateway, _folder: folder }
+        // Nothing is encrypted here, but a client must know how.
+        let client = Client::builder().tls_backend_preconfigured(trusting_nobody().unwrap()).build().unwrap();
+        Self { broker, address, shutdown, client, gateway, _folder: folder }
     }
 
     pub async fn topic(&self, name: &str) {
