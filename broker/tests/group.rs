@@ -17,7 +17,7 @@ use crossdock_broker::group::{
 use crossdock_topics::{Backoff, ConsumerId, Order, Outcome, Subscription, Timestamp};
 use proptest::prelude::*;
 
-use model::{Memory, Model, Rules, State};
+use model::{Memory, Model, Rules, State, Turns};
 
 const LEASE: Duration = Duration::from_secs(30);
 /// How many events back a crash can throw at most: what was written last may not have become durable.
@@ -99,6 +99,8 @@ fn step() -> impl Strategy<Value = Step> {
 struct Written {
     disk: Disk,
     model: Model,
+    /// Whose turn it was.
+    turns: Turns,
     /// What the group is told when it is durable.
     awaited: Option<u64>,
 }
@@ -142,7 +144,12 @@ impl Bench {
         let disk = Disk { place: Place::default().encode(), ..Disk::default() };
         Self {
             group: Group::new(group_rules(rules), Saved::default(), 1),
-            past: vec![Written { disk: disk.clone(), model: model.clone(), awaited: None }],
+            past: vec![Written {
+                disk: disk.clone(),
+                model: model.clone(),
+                turns: Turns::new(),
+                awaited: None,
+            }],
             held: None,
             model,
             disk,
@@ -243,7 +250,7 @@ impl Bench {
                 self.model.may_have(offset, consumer, &self.slots, self.now).unwrap();
                 for past in &self.past {
                     assert!(
-                        self.model.is_safe(offset, &past.model, self.now),
+                        self.model.is_safe(offset, &past.model, &past.turns, self.now),
                         "{offset} may not be the first"
                     );
                 }
@@ -526,9 +533,9 @@ impl Bench {
     fn note(&mut self) {
         self.reckon();
         let awaited = self.group.awaited();
-        let (disk, mut model) = (self.disk.clone(), self.model.clone());
+        let (disk, mut model, turns) = (self.disk.clone(), self.model.clone(), self.model.turn.clone());
         model.restart(model.next, self.now);
-        self.past.push(Written { disk, model, awaited });
+        self.past.push(Written { disk, model, turns, awaited });
         if self.past.len() > BACK {
             self.sync(1);
         }

@@ -53,13 +53,16 @@ pub(crate) struct Message {
     is_unkeyed: bool,
 }
 
+/// Whose turn it is, by key.
+pub(crate) type Turns = BTreeMap<KeyHash, u64>;
+
 #[derive(Clone, Debug)]
 pub(crate) struct Model {
     pub(crate) rules: Rules,
     pub(crate) messages: Vec<Message>,
     pub(crate) next: u64,
     /// Whose turn it is among the messages of a key that were looked at.
-    turn: BTreeMap<KeyHash, u64>,
+    pub(crate) turn: Turns,
     /// The messages that are done with, and would be open again if the process died now and came back to what is
     /// durable for sure, or to anything since.
     pub(crate) unsynced: BTreeSet<u64>,
@@ -141,12 +144,18 @@ impl Model {
         })
     }
 
-    /// Whether a message may be handed out although the process may die and come back to what `past` says: then
-    /// nothing of its key comes that is done with, unless that would wait behind it there as well.
-    pub(crate) fn is_safe(&self, offset: u64, past: &Model, now: Timestamp) -> bool {
+    /// Whether a message may be handed out although the process may die and come back to what `past` says: then nothing
+    /// of its key that is done with comes before it again. There whose turn it is comes first, and then the older. But if
+    /// its turn had come by then, as `turns` says, whatever else there is was redriven and comes when it comes.
+    pub(crate) fn is_safe(&self, offset: u64, past: &Model, turns: &Turns, now: Timestamp) -> bool {
         let Some(key) = self.key(self.get(offset)) else { return true };
-        past.head(key, now) == Some(offset)
-            || past.open_here(self, now).iter().all(|other| self.key(self.get(*other)) != Some(key))
+        if turns.get(&key) == Some(&offset) {
+            return true;
+        }
+        let head = past.head(key, now);
+        let comes_before = |other: u64| head != Some(offset) && (head == Some(other) || other < offset);
+        let again = past.open_here(self, now).into_iter();
+        again.filter(|other| self.key(self.get(*other)) == Some(key)).all(|other| !comes_before(other))
     }
 
     /// Whose turn it is: the one it already is, or the oldest that is open.
