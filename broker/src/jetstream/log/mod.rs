@@ -13,6 +13,7 @@ mod message;
 mod publisher;
 mod reading;
 mod sending;
+mod settling;
 mod streams;
 mod topic;
 

@@ -1,0 +1,303 @@
+//! What becomes of a group that NATS has not simply stored: it is sent again until it is known to be stored, or refused.
+
+use std::time::Duration;
+
+use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use crossdock_topics::{Backoff, Error, ErrorCode, Expected, Record, Source};
+use futures::StreamExt;
+use tokio::time::Instant;
+
+use super::group::{Group, Known, Outgoing, Waiting, read_source};
+use super::message::{encode, escape};
+use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher};
+use super::sending::{Answer, is_known, send};
+use super::streams::{From, unavailable};
+use super::topic::Queued;
+
+/// So many ids are looked for at once; NATS takes 50 batches of a stream at a time.
+const LOOKED_UP_AT_ONCE: usize = 16;
+/// How long to wait before sending again what NATS could not take.
+const AGAIN: Backoff =
+    Backoff { first: Duration::from_millis(5), factor: 2.0, max: Duration::from_millis(500) };
+
+/// What an earlier attempt has left open.
+#[derive(Clone, Copy, Default)]
+struct Attempts {
+    count: u32,
+    /// One of them may have been stored.
+    may_be_stored: bool,
+}
+
+/// What has come of looking again.
+enum Look {
+    /// All of the group is answered.
+    Done,
+    /// This is to be sent again.
+    Again(Group),
+    /// It could not be looked.
+    Failed(Group, Error),
+}
+
+impl Publisher {
+    /// Brings a group to its end that was not simply stored. Nothing else is under way.
+    pub(super) async fn settle(&mut self, mut group: Group, mut answer: Answer) {
+        let deadline = Instant::now() + self.logs.patience();
+        let mut attempts = Attempts::default();
+        let mut known = Known::new();
+        loop {
+            let wait = match answer {
+                Answer::Stored(sequence) => return self.stored(group, sequence),
+                Answer::Refused(error) => return self.refuse_all(group, &error),
+                Answer::Duplicate(sequence) => {
+                    let id = group.with_ids().into_iter().find(|(id, _)| !known.contains_key(id));
+                    known.extend(id.map(|(id, _)| (id, sequence.saturating_sub(1))));
+                    None
+                }
+                Answer::Duplicates => match self.which_are_known(&group, &mut known).await {
+                    Ok(()) => None,
+                    Err(error) => Some(error.message.into_owned()),
+                },
+                Answer::WrongLast => match self.look_again(group, attempts).await {
+                    Look::Done => return,
+                    Look::Again(same) => {
+                        group = same;
+                        None
+                    }
+                    Look::Failed(same, error) => {
+                        group = same;
+                        Some(error.message.into_owned())
+                    }
+                },
+                Answer::Gone => match self.logs.streams.info(self.log.number).await {
+                    Ok(None) => {
+                        let error = Error::not_found("topic", &self.log.name);
+                        return self.refuse_all(group, &error);
+                    }
+                    Ok(Some(_)) => Some("the topic's stream has no leader".to_owned()),
+                    Err(error) => Some(error.message.into_owned()),
+                },
+                Answer::Busy(why) => Some(why),
+                Answer::Unknown(why) => {
+                    attempts.may_be_stored = true;
+                    Some(why)
+                }
+            };
+            attempts.count += 1;
+            if let Some(why) = wait {
+                if Instant::now() >= deadline || self.log.is_deleted() {
+                    return self.give_up(group, &why, attempts.may_be_stored);
+                }
+                let pause = AGAIN.wait(attempts.count, u64::from(attempts.count));
+                tokio::time::sleep(pause).await;
+                let mut up = self.logs.streams.connection.up();
+                let _ = tokio::time::timeout_at(deadline, up.wait_for(|up| up.is)).await;
+            } else if attempts.count > 100 {
+                return self.give_up(group, "others publish to it all the time", attempts.may_be_stored);
+            }
+            let waiting: Vec<Waiting> = group.into_waiting().collect();
+            self.follow_definition();
+            group = self.group(waiting, &known);
+            if group.messages.is_empty() {
+                let tail =
+                    known.values().map(|offset| offset + 1).max().unwrap_or(0).max(self.log.known_tail());
+                return self.answer(group, |_| tail);
+            }
+            let sent = self.launch(group).await;
+            group = sent.group;
+            answer = sent.sent.answer().await;
+        }
+    }
+
+    /// Answers that it is not known what became of a group. What still comes of it must not be taken for what follows.
+    fn give_up(&mut self, group: Group, why: &str, may_be_stored: bool) {
+        tracing::warn!(topic = %self.log.name, why, "messages cannot be stored");
+        let what = if may_be_stored { "they may be stored or not" } else { "nothing of it was stored" };
+        let error = Error::new(
+            ErrorCode::Unavailable,
+            format!("messages for topic {} cannot be stored ({why}); {what}", self.log.name),
+        )
+        .hint("publish them again when NATS is there; with message ids they are stored once");
+        if may_be_stored {
+            self.state.own = self.logs.new_publisher();
+            self.state.own_last = 0;
+            self.state.sources.clear();
+            self.state.source_last.clear();
+        }
+        self.refuse_all(group, &error);
+    }
+
+    /// Finds out which messages of a group are stored already, and where.
+    async fn which_are_known(&mut self, group: &Group, known: &mut Known) -> Result<(), Error> {
+        let naming = self.naming.clone();
+        let connection = self.logs.streams.connection.clone();
+        let mut unsure: Vec<(String, Record)> = group.with_ids();
+        unsure.retain(|(id, _)| !known.contains_key(id));
+        let first = self.state.groups + 1;
+        self.state.groups += unsure.len() as u64;
+        let mut asked =
+            futures::stream::iter((first..).zip(unsure))
+                .map(|(n, (id, record))| {
+                    let (connection, base) = (&connection, &naming.base);
+                    let batch = format!("{}-{n}", naming.own);
+                    async move {
+                        is_known(connection, base, &batch, &escape(&id)).await.map(|is| (is, id, record))
+                    }
+                })
+                .buffered(LOOKED_UP_AT_ONCE);
+        let mut stored = Vec::new();
+        while let Some(asked) = asked.next().await {
+            match asked {
+                Ok((is_known, id, record)) => stored.extend(is_known.then_some((id, record))),
+                Err(Answer::Busy(why) | Answer::Unknown(why)) => return Err(unavailable(&why)),
+                Err(Answer::Refused(error)) => return Err(error),
+                Err(_) => return Err(unavailable("an id cannot be looked for")),
+            }
+        }
+        drop(asked);
+        if stored.is_empty() {
+            // Another server was storing it in this moment.
+            return Err(unavailable("an id is being stored by somebody else"));
+        }
+        // Sent again, NATS says where it lies.
+        for (id, record) in stored {
+            let (mut headers, payload) = encode(&record);
+            headers.insert(NATS_MESSAGE_ID, escape(&id));
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.state.own_last.to_string());
+            if naming.keyed {
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_of(&naming.own));
+            }
+            let subject = naming.subject(&naming.own, &record);
+            let sent = send(&connection, "", vec![Outgoing { subject, headers, payload }]).await;
+            match sent.answer().await {
+                Answer::Duplicate(sequence) if sequence > 0 => {
+                    known.insert(id, sequence - 1);
+                }
+                // It was forgotten in this moment, and is stored now.
+                Answer::Stored(sequence) => {
+                    self.state.own_last = sequence;
+                    known.insert(id, sequence.saturating_sub(1));
+                }
+                answer => return Err(unavailable(&format!("an id cannot be looked for ({answer:?})"))),
+            }
+        }
+        Ok(())
+    }
+
+    /// Finds out why the stream was not as a group expected it.
+    async fn look_again(&mut self, group: Group, attempts: Attempts) -> Look {
+        self.state.careful = CAREFUL;
+        let naming = self.naming.clone();
+        let own = match self.logs.streams.last_on(self.log.number, &naming.all_of(&naming.own)).await {
+            Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
+            Err(error) => return Look::Failed(group, error),
+        };
+        if attempts.may_be_stored && own > self.state.own_last {
+            let last = match self.last_of_group(&group, own - 1).await {
+                Ok(last) => last,
+                Err(error) => return Look::Failed(group, error),
+            };
+            if let Some(first) = last.and_then(|last| group.first_by_own(last)) {
+                self.answer(group, |_| first);
+                return Look::Done;
+            }
+        }
+        self.state.own_last = own;
+        let waiting: Vec<Waiting> = group.into_waiting().collect();
+        for source in waiting.iter().filter_map(|waiting| waiting.source) {
+            if let Err(error) = self.recall(&source).await {
+                return Look::Failed(self.group(waiting, &Known::new()), error);
+            }
+        }
+        let mut waiting = self.admit(waiting.into_iter().map(Queued::Batch).collect()).await;
+        let Some(expected) = waiting.first().and_then(|first| first.expected.clone()) else {
+            return if waiting.is_empty() {
+                Look::Done
+            } else {
+                Look::Again(self.group(waiting, &Known::new()))
+            };
+        };
+        match self.unexpected(&expected).await {
+            Ok(None) => Look::Again(self.group(waiting, &Known::new())),
+            Ok(Some(error)) => {
+                waiting.drain(..).for_each(|waiting| self.refuse(waiting, error.clone()));
+                Look::Done
+            }
+            Err(error) => Look::Failed(self.group(waiting, &Known::new()), error),
+        }
+    }
+
+    /// Where the last message lies that this engine has published with a group, if the group is stored: the newest of its
+    /// messages lies at `newest`.
+    async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
+        let Some(before) = group.own().checked_sub(1) else { return Ok(None) };
+        if self.log.replicas > 1 {
+            // Nothing was under way behind it.
+            return Ok(Some(newest));
+        }
+        let naming = self.naming.clone();
+        let subjects = naming.all_of(&naming.own);
+        let from = From::On(&subjects, self.state.own_last);
+        let found = self.logs.streams.read(self.log.number, from, before + 1, usize::MAX >> 1).await?;
+        Ok(found.get(before).map(|kept| kept.offset))
+    }
+
+    /// What is there that was not expected, if it is so.
+    async fn unexpected(&mut self, expected: &Expected) -> Result<Option<Error>, Error> {
+        let (what, found, wanted) = match expected {
+            Expected::Last(wanted) => {
+                let info = self.logs.streams.info(self.log.number).await?;
+                let tail = info.map_or(0, |info| info.state.tail());
+                (format!("the newest message of topic {}", self.log.name), tail.checked_sub(1), *wanted)
+            }
+            Expected::LastOfKey(key, wanted) => {
+                let subjects = self.naming.all_with(key);
+                let found = self.logs.streams.last_on(self.log.number, &subjects).await?;
+                let old = self.state.old_keys.find(&self.logs, &self.log, key).await?;
+                let what = format!("the newest message of key {key} in topic {}", self.log.name);
+                (what, found.map(|(offset, _)| offset).or(old), *wanted)
+            }
+        };
+        if found == wanted {
+            return Ok(None);
+        }
+        let there =
+            |offset: Option<u64>| offset.map_or_else(|| "none".to_owned(), |o| format!("at offset {o}"));
+        Ok(Some(
+            Error::new(
+                ErrorCode::Conflict,
+                format!("{what} is {}, and should be {}", there(found), there(wanted)),
+            )
+            .hint("read what is there, and decide again; nothing was stored"),
+        ))
+    }
+
+    /// Reads back from the log what a source has stored.
+    pub(super) async fn recall(&mut self, source: &Source) -> Result<(), Error> {
+        let naming = self.naming.clone();
+        let subjects = naming.all_of(&naming.publisher(Some(source)));
+        let (number, publisher) = (self.log.number, source.publisher);
+        let Some((last, headers)) = self.logs.streams.last_on(number, &subjects).await? else {
+            // Purged, or there never was one.
+            self.state.source_last.insert(publisher, 0);
+            return Ok(());
+        };
+        if self.state.source_last.get(&publisher) == Some(&(last + 1)) {
+            return Ok(());
+        }
+        let mut batches = Vec::new();
+        if let Some((_, mut from, _)) = read_source(&headers, publisher, last, self.log.durability) {
+            while from <= last {
+                let found = self.logs.streams.read(number, From::On(&subjects, from), 1000, 8 << 20).await?;
+                let Some(end) = found.last().map(|kept| kept.offset) else { break };
+                for kept in &found {
+                    let read = read_source(&kept.headers, publisher, kept.offset, self.log.durability);
+                    batches.extend(read.map(|(source, _, receipts)| (source, receipts)));
+                }
+                from = end + 1;
+            }
+        }
+        self.state.sources.recall(publisher, &batches, self.logs.now());
+        self.state.source_last.insert(publisher, last + 1);
+        Ok(())
+    }
+}
