@@ -52,9 +52,9 @@ impl Harness for Prefix {
         self.open().await
     }
 
-    /// A process that is killed leaves nothing behind but what NATS has; another one beside it sees the same.
+    /// There is one cluster, in which the broker that goes on and one from before its end cannot be at the same time.
     async fn reopen_killed(&self) -> Option<SharedBroker> {
-        Some(self.open().await)
+        None
     }
 
     fn exceptions(&self) -> &'static [Exception] {
@@ -67,44 +67,12 @@ const fn not_yet(name: &'static str) -> Exception {
 }
 
 const EXCEPTIONS: &[Exception] = &[
-    not_yet("order::all_readers_see_the_same_order"),
-    not_yet("order::a_message_comes_back_as_it_was_sent"),
-    not_yet("order::a_restart_changes_nothing"),
-    not_yet("once::outputs_of_a_settlement_count_as_well"),
-    not_yet("topics::a_subscribed_topic_is_not_deleted"),
-    not_yet("purge::what_subscriptions_have_of_it_goes_too"),
-    not_yet("purge::consumers_go_on_behind_it"),
-    not_yet("purge::a_restart_does_not_bring_it_back"),
     not_yet("purge::a_name_is_used_again_under_load"),
-    not_yet("compaction::readers_pass_over_the_gaps"),
-    not_yet("compaction::a_gap_at_the_end_holds_nobody_up"),
-    not_yet("compaction::what_a_subscription_needs_stays"),
     not_yet("compaction::a_topic_can_say_that_nobody_is_asked"),
-    not_yet("compaction::much_of_it_under_load"),
-    not_yet("retention::unread_messages_stay_and_it_says_for_whom"),
-    not_yet("retention::a_deleted_subscription_holds_nothing"),
-    not_yet("retention::a_topic_can_say_that_unread_ones_may_go"),
-    not_yet("retention::dead_letters_stay_and_it_says_for_whom"),
-    not_yet("retention::a_dead_letters_message_may_go_where_unread_ones_may"),
-    not_yet("closing::whoever_waits_is_answered"),
-    not_yet("closing::what_comes_after_is_refused"),
-    not_yet("redriving"),
-    not_yet("subscriptions"),
-    not_yet("at_least_once"),
-    not_yet("failures"),
-    not_yet("due"),
-    not_yet("competing"),
-    not_yet("keys"),
-    not_yet("priorities"),
-    not_yet("filters"),
-    not_yet("explain"),
-    not_yet("sharing"),
-    not_yet("pausing"),
-    not_yet("seeking"),
-    not_yet("settle"),
-    not_yet("dead_letters"),
-    not_yet("freight"),
-    not_yet("store::definitions_are_read_here_and_written_elsewhere"),
+    Exception {
+        name: "compaction::much_of_it_under_load",
+        reason: "with sync_interval: always each message that goes costs a sync: on a busy machine slower than the load",
+    },
 ];
 
 mod one {

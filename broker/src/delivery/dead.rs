@@ -191,13 +191,13 @@ impl SubscriptionState {
     pub(crate) async fn mend_letter(
         self: &Arc<Self>,
         engine: &impl Engine,
-        feed: &Feed,
+        topic: &TopicName,
         limit: usize,
         offset: u64,
         message: &Message,
     ) -> Result<()> {
         engine.check_open()?;
-        let (record, topic) = (Record::of(message)?, &feed.name);
+        let record = Record::of(message)?;
         if message.payload.len() > limit {
             return Err(Error::new(
                 ErrorCode::TooLarge,
@@ -209,7 +209,11 @@ impl SubscriptionState {
             .hint("make it smaller, or raise the topic's max_message_bytes"));
         }
         let record: Bytes = record.as_bytes().clone();
-        match engine.operate(self, Operation::Mend { log: feed.id, offset, record }).await? {
+        let mended = match self.feeds(Some(topic)).first() {
+            Some(feed) => engine.operate(self, Operation::Mend { log: feed.id, offset, record }).await?,
+            None => 0,
+        };
+        match mended {
             0 => {
                 let place = format!("{topic}/{offset} of subscription {}", self.name);
                 Err(Error::not_found("dead letter", place).hint("list them with `crossdock dlq ls`"))

@@ -11,7 +11,7 @@ use crossdock_topics::{
 use super::feed::Feed;
 use super::fetch::look_up;
 use super::subscription::SubscriptionState;
-use super::{Engine, keys};
+use super::{Blocks, Engine, keys};
 use crate::group::{Dead, KeyHash, Standing, Waiting};
 
 /// What is known of a message beside how subscriptions stand to it.
@@ -23,7 +23,7 @@ pub(crate) struct Facts {
 }
 
 /// Looks a message up.
-pub(crate) async fn facts(engine: &impl Engine, log: &Arc<Feed>, offset: u64) -> Result<Facts> {
+pub(crate) async fn facts(engine: &impl Blocks, log: &Arc<Feed>, offset: u64) -> Result<Facts> {
     let (head, tail) = (log.head(), log.tail());
     let found = if (head..tail).contains(&offset) { look_up(engine, log, offset).await? } else { None };
     let gone = match &found {

@@ -11,7 +11,7 @@ use super::block::Block;
 use super::feed::{Feed, READ_BYTES};
 use super::subscription::SubscriptionState;
 use super::take::{Again, Taken};
-use super::{Engine, LONGEST_WAIT, sift};
+use super::{Blocks, Engine, LONGEST_WAIT, sift};
 
 /// How often a waiting fetch looks at the clock at least.
 const LOOK: Duration = Duration::from_secs(10);
@@ -143,7 +143,7 @@ impl SubscriptionState {
 
 /// One message of a topic, wherever it is.
 pub(crate) async fn look_up(
-    engine: &impl Engine,
+    engine: &impl Blocks,
     log: &Arc<Feed>,
     offset: u64,
 ) -> Result<Option<(Timestamp, Record)>> {
@@ -153,7 +153,7 @@ pub(crate) async fn look_up(
 }
 
 /// The block that holds a message, wherever it is.
-async fn block(engine: &impl Engine, log: &Arc<Feed>, offset: u64) -> Result<Option<Arc<Block>>> {
+async fn block(engine: &impl Blocks, log: &Arc<Feed>, offset: u64) -> Result<Option<Arc<Block>>> {
     let blocks = engine.blocks(log, offset, 0).await?;
     Ok(blocks.into_iter().next().filter(|block| block.range().contains(&offset)))
 }

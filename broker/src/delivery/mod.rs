@@ -35,14 +35,8 @@ pub(crate) use subscription::SubscriptionState;
 /// No wait is longer than this, whatever was asked for: a moment that far away can still be represented.
 pub(crate) const LONGEST_WAIT: Duration = Duration::from_secs(30 * 86_400);
 
-/// What subscriptions need of the engine that keeps them.
-pub(crate) trait Engine: Send + Sync + 'static {
-    /// The time.
-    fn now(&self) -> Timestamp;
-
-    /// Why the broker cannot be used, if it cannot.
-    fn check_open(&self) -> Result<()>;
-
+/// Where messages that are not in memory are to be had.
+pub(crate) trait Blocks: Send + Sync + 'static {
     /// The visible blocks of a topic from `offset` on, the first of which holds it (or follows it, where retention has
     /// dropped it): at most `limit` bytes of them, and one at least; empty at the end of the log.
     fn blocks(
@@ -51,6 +45,15 @@ pub(crate) trait Engine: Send + Sync + 'static {
         offset: u64,
         limit: usize,
     ) -> impl Future<Output = Result<Vec<Arc<Block>>>> + Send;
+}
+
+/// What subscriptions need of the engine that keeps them.
+pub(crate) trait Engine: Blocks {
+    /// The time.
+    fn now(&self) -> Timestamp;
+
+    /// Why the broker cannot be used, if it cannot.
+    fn check_open(&self) -> Result<()>;
 
     /// What is kept of a subscription by one of [`keys`].
     fn kept(&self, subscription: &SubscriptionState, key: &[u8]) -> Result<Option<Vec<u8>>>;

@@ -40,6 +40,26 @@ impl Restoring {
         Ok(())
     }
 
+    /// Whether its place was kept.
+    pub(crate) fn is_placed(&self) -> bool {
+        self.place.is_some()
+    }
+
+    /// The messages whose blocks [`Restoring::group`] asks for, in order.
+    pub(crate) fn wanted(&self, definition: &Subscription) -> BTreeSet<u64> {
+        let mut wanted = BTreeSet::new();
+        if let Some(place) = &self.place
+            && Regard::new(definition, None).has_facts()
+        {
+            wanted.extend(place.open.iter());
+        }
+        if definition.order == Order::Key {
+            let unkeyed = self.saved.waiting.iter().filter(|(_, waiting)| waiting.facts.key.is_none());
+            wanted.extend(unkeyed.map(|(offset, _)| *offset));
+        }
+        wanted
+    }
+
     /// The group, and the messages in whose place something else is delivered. Its place is `head` if none was kept;
     /// `block` loads the block that holds a message, which is asked for where messages have facts of interest.
     ///

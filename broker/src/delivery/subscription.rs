@@ -19,7 +19,7 @@ use super::members::{Awaited, Listed, Listing, Member, Members};
 use super::reader::Peeked;
 use super::sieve::Sieve;
 use super::sift::Verdicts;
-use crate::group::{Action, Event, Facts, Group, Rules, Slots, Waiting};
+use crate::group::{Action, Event, Facts, Group, Rules, Slots, Standing, Waiting};
 
 pub(crate) struct SubscriptionState {
     pub(crate) id: u32,
@@ -248,6 +248,30 @@ impl SubscriptionState {
                 let member = inner.members.get(id.log);
                 member.is_some_and(|member| member.group.is_live(id.offset, id.token, now))
             })
+    }
+
+    /// Lets deliveries be held for at least `lease` from now on, if all of them are held now and named once; gives how
+    /// often each has failed.
+    pub(crate) fn hold_on(
+        &self,
+        outcomes: &[(DeliveryId, Outcome)],
+        lease: Duration,
+        now: Timestamp,
+    ) -> Option<Vec<u32>> {
+        let mut inner = self.inner.lock();
+        if !Self::all_live(&inner, outcomes, now) {
+            return None;
+        }
+        let mut failures = Vec::with_capacity(outcomes.len());
+        for (id, _) in outcomes {
+            let (standing, _, failed) = inner.members.get(id.log)?.group.standing(id.offset);
+            failures.push(failed);
+            if matches!(standing, Standing::InFlight { until, .. } if until < now.after(lease)) {
+                let event = Event::Extend { offset: id.offset, token: id.token, lease };
+                inner.members.apply(id.log, event, now, &self.listing);
+            }
+        }
+        Some(failures)
     }
 
     /// Takes in outcomes. With `whole`, either all of them take effect or `None` is given.

@@ -15,17 +15,9 @@ use super::writer::Command;
 use super::{Embedded, Shared};
 use crate::delivery::block::Block;
 use crate::delivery::explain::explain;
-use crate::delivery::{Engine, Feed, Operation, Recent, Sieve, SubscriptionState};
+use crate::delivery::{Blocks, Engine, Feed, Operation, Recent, Sieve, SubscriptionState};
 
-impl Engine for Shared {
-    fn now(&self) -> Timestamp {
-        self.clock.now()
-    }
-
-    fn check_open(&self) -> Result<()> {
-        Self::check_open(self)
-    }
-
+impl Blocks for Shared {
     async fn blocks(&self, feed: &Arc<Feed>, offset: u64, limit: usize) -> Result<Vec<Arc<Block>>> {
         match feed.recent(offset, limit) {
             Recent::Blocks(blocks) => Ok(blocks),
@@ -37,6 +29,16 @@ impl Engine for Shared {
                     .map_err(|cause| Error::internal(format!("reading was interrupted: {cause}")))?
             }
         }
+    }
+}
+
+impl Engine for Shared {
+    fn now(&self) -> Timestamp {
+        self.clock.now()
+    }
+
+    fn check_open(&self) -> Result<()> {
+        Self::check_open(self)
     }
 
     fn kept(&self, _: &SubscriptionState, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -164,7 +166,7 @@ impl Subscriptions for Embedded {
     ) -> Result<()> {
         let (state, log) = (self.shared.subscription(name)?, self.shared.topic(topic)?);
         let limit = log.definition().0.max_message_bytes;
-        state.mend_letter(&*self.shared, &log, limit, offset, &message).await
+        state.mend_letter(&*self.shared, topic, limit, offset, &message).await
     }
 
     async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()> {

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 use super::log::TopicLog;
 use super::writer::Command;
 use super::{Embedded, Shared, sources};
-use crate::delivery::{Engine, LONGEST_WAIT, READ_BYTES};
+use crate::delivery::{Blocks, LONGEST_WAIT, READ_BYTES};
 
 impl Shared {
     /// Checks that a batch may be appended to a topic.

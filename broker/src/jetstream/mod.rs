@@ -12,7 +12,7 @@ mod options;
 mod requests;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod store;
-mod unfinished;
+mod subscription;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,7 @@ use instance::Instance;
 use log::Logs;
 use requests::RequestDesk;
 use store::KeyStore;
+use subscription::Hub;
 
 /// How long what is under way may take to end when the broker is closed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -39,6 +40,7 @@ pub struct JetStream {
     instance: Instance,
     requests: RequestDesk,
     logs: Arc<Logs>,
+    hub: Arc<Hub>,
     shutdown: Shutdown,
     closed: AtomicBool,
 }
@@ -68,7 +70,17 @@ impl JetStream {
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
         let logs = Logs::open(&connection, &store, &instance, &shutdown);
-        Ok(Self { connection, store, instance, requests, logs, shutdown, closed: AtomicBool::new(false) })
+        let hub = Box::pin(Hub::open(&connection, &store, &instance, &logs, &shutdown)).await?;
+        Ok(Self {
+            connection,
+            store,
+            instance,
+            requests,
+            logs,
+            hub,
+            shutdown,
+            closed: AtomicBool::new(false),
+        })
     }
 
     /// Why it cannot be used, if it cannot.
@@ -101,6 +113,7 @@ impl Broker for JetStream {
 
     async fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
+            self.hub.close();
             self.requests.close();
             self.store.close();
             let leaving = self.instance.leave(&self.store);

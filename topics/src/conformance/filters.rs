@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::steps::{
-    A_WHILE, ack, batch, close, eventually, info, nothing, publish, publish_batch, refused, soon, standing,
-    subscription, subscription_with, take, take_one, text, texts, topic, topic_with,
+    A_WHILE, ack, batch, close, eventually, info, nothing, publish, publish_batch, publish_many, refused,
+    soon, standing, subscription, subscription_with, take, take_one, text, texts, topic, topic_with,
 };
 use super::{Harness, PATIENCE};
 use crate::{ErrorCode, Expect, Fetch, Filter, Message, Order, Retention, SharedBroker, SubscriptionName};
@@ -120,7 +120,7 @@ pub(super) async fn what_does_not_pass_is_settled_for_good(harness: Arc<dyn Harn
     ack(&broker, &sub, &[taken]).await;
     eventually("retention goes by it", async || info(&broker, &orders).await.head >= 19_000).await;
     // The place goes on with it, also when nothing passes for long.
-    publish_batch(&broker, &orders, batch((0..5000).map(number))).await.unwrap();
+    publish_many(&broker, &orders, (0..5000).map(number)).await;
     nothing(&broker, &sub).await;
     close(broker).await;
     let broker = harness.reopen().await;

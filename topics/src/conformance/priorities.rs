@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::Harness;
 use super::steps::{
-    ack, batch, close, nothing, publish, publish_batch, retry, say, standing, subscription_with, take,
-    take_one, text, texts, topic,
+    ack, batch, close, nothing, publish, publish_batch, publish_many, retry, say, standing,
+    subscription_with, take, take_one, text, texts, topic,
 };
 use crate::{Expect, Message, Order, Outcome, SharedBroker, Subscription, SubscriptionName, TopicName};
 
@@ -61,7 +61,7 @@ pub(super) async fn it_looks_so_far_ahead_and_no_further(harness: Arc<dyn Harnes
     let sub = urgent(&broker).await;
     let low = (0..Subscription::LOOK_AHEAD - 1).map(|_| Message::new("0"));
     let high = (0..2).map(|n| Message { priority: 9, ..Message::new(format!("9 {n}")) });
-    publish_batch(&broker, &orders, batch(low.chain(high))).await.unwrap();
+    publish_many(&broker, &orders, low.chain(high)).await;
     let first = take(&broker, &sub, 1).await;
     assert_eq!(texts(&first), ["9 0"]);
     assert_eq!(texts(&take(&broker, &sub, 1).await), ["9 1"], "one has gone, one more is seen");

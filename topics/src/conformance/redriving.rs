@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::Harness;
 use super::steps::{
-    ack, batch, close, info, name, nothing, publish, publish_batch, read_all, refused, reject, retry, say,
-    soon, standing, stored_texts, subscription, take, take_one, text, texts, topic, topic_with,
+    ack, batch, close, info, name, nothing, publish, publish_batch, publish_many, read_all, refused, reject,
+    retry, say, soon, standing, stored_texts, subscription, take, take_one, text, texts, topic, topic_with,
 };
 use crate::{
     DeadLetterFilter, Delivery, ErrorCode, Message, Outcome, Redrive, Selection, Settlement, SharedBroker,
@@ -141,7 +141,7 @@ pub(super) async fn many_are_gone_through(harness: Arc<dyn Harness>) {
     let sub = subscription(&broker, "sub", &["one", "two"]).await;
     for topic in &topics {
         let messages = (0..3000).map(|n| Message::new("x").with_key(format!("{}", n % 3)));
-        publish_batch(&broker, topic, batch(messages)).await.unwrap();
+        publish_many(&broker, topic, messages).await;
     }
     let taken = take(&broker, &sub, 6000).await;
     let outcomes = taken.iter().map(|delivery| (delivery.id, reject("no"))).collect();

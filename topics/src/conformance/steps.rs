@@ -89,6 +89,18 @@ pub(super) async fn publish_batch(
     soon("a receipt", broker.publish(topic, batch, Default::default())).await
 }
 
+/// Publishes many messages, in batches that every engine takes.
+pub(super) async fn publish_many(
+    broker: &SharedBroker,
+    topic: &TopicName,
+    messages: impl IntoIterator<Item = Message>,
+) {
+    let mut messages = messages.into_iter().peekable();
+    while messages.peek().is_some() {
+        publish_batch(broker, topic, batch(messages.by_ref().take(1000))).await.unwrap();
+    }
+}
+
 /// Takes what comes first, at most `max`.
 pub(super) async fn fetch(broker: &SharedBroker, name: &SubscriptionName, max: usize) -> Vec<Delivery> {
     let found = broker.fetch(name, Fetch::new(None, max, PATIENCE)).await.unwrap();

@@ -37,6 +37,7 @@ use super::store::KeyStore;
 use crate::delivery::Feed;
 use crate::embedded::queue::Budget;
 use crate::embedded::sources;
+pub(in crate::jetstream) use follower::Need;
 use group::Waiting;
 use streams::Streams;
 use topic::Queued;
@@ -153,7 +154,7 @@ impl Logs {
         }
     }
 
-    fn publish(
+    pub(in crate::jetstream) fn publish(
         self: &Arc<Self>,
         topic: &TopicName,
         batch: Batch,

@@ -21,6 +21,8 @@ impl Logs {
     pub(in crate::jetstream) async fn place(&self, log: &TopicLog, at: StartAt) -> Result<u64> {
         let info = self.streams.info(log.number).await?;
         let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
+        // Where unread messages may go, NATS drops them by itself.
+        self.head_moved(log, state.head());
         Ok(match at {
             StartAt::Start => state.head(),
             StartAt::End => state.tail(),

@@ -83,7 +83,7 @@ impl TopicLog {
     }
 
     /// Up to where this engine knows the log to go.
-    pub(super) fn known_tail(&self) -> u64 {
+    pub(in crate::jetstream) fn known_tail(&self) -> u64 {
         self.tail.load(Ordering::Acquire)
     }
 

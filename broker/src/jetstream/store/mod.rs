@@ -75,6 +75,14 @@ impl KeyStore {
         Ok(self.peek(key))
     }
 
+    /// Resolves when this engine knows of everything that was stored when this was called.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) async fn come(&self) -> Result<()> {
+        self.fresh.come().await
+    }
+
     /// A value as this engine knows it, which may be a moment old.
     pub(super) fn peek(&self, key: &Key) -> Option<Entry> {
         match key {
