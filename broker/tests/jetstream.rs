@@ -8,8 +8,6 @@ mod access;
 mod asking;
 #[path = "jetstream/leases.rs"]
 mod leases;
-#[path = "jetstream/line.rs"]
-mod line;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
 #[path = "jetstream/topics.rs"]

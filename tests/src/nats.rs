@@ -9,9 +9,9 @@ use tempfile::TempDir;
 use tokio::io::AsyncWriteExt;
 use tokio::process::{Child, ChildStdin, Command};
 
-use crate::eventually;
 use crate::ports::free;
 use crate::server::signal;
+use crate::{Line, eventually};
 
 /// The largest message that a topic can allow in tests, and what that takes.
 const PAYLOAD: &str = "max_payload: 16MB";
@@ -25,6 +25,8 @@ pub struct Nats {
     guard: Guard,
     binary: PathBuf,
     client: reqwest::Client,
+    /// Those of a cluster that can be cut: from which server to which.
+    lines: Vec<(usize, usize, Line)>,
     _folder: TempDir,
 }
 
@@ -54,6 +56,15 @@ impl Nats {
     /// # Panics
     /// When there is no nats-server on this machine, or it does not start.
     pub async fn start(nodes: usize, more: &str, jetstream: &str) -> Self {
+        Self::begin(nodes, more, jetstream, false).await
+    }
+
+    /// A cluster of so many servers, the lines between which can be cut.
+    pub async fn cuttable(nodes: usize) -> Self {
+        Self::begin(nodes, PAYLOAD, "", true).await
+    }
+
+    async fn begin(nodes: usize, more: &str, jetstream: &str, cuttable: bool) -> Self {
         let binary = binary();
         let folder = tempfile::Builder::new().prefix("crossdock-nats-").tempdir().expect("a folder");
         let guard = Guard::start(folder.path());
@@ -64,6 +75,7 @@ impl Nats {
             guard,
             binary,
             client: crate::tls::http().build().expect("an HTTP client"),
+            lines: Vec::new(),
             _folder: folder,
         };
         for (number, port) in ports.iter().enumerate() {
@@ -77,10 +89,20 @@ impl Nats {
                  jetstream {{ store_dir: {store:?}\n {jetstream} }}\n{more}\n"
             );
             if nodes > 1 {
-                let routes: Vec<String> =
-                    ports.iter().map(|port| format!("\"nats://127.0.0.1:{}\"", port + 1)).collect();
+                let mut routes = Vec::new();
+                for (other, port) in ports.iter().enumerate().filter(|(other, _)| *other != number) {
+                    let mut address = format!("127.0.0.1:{}", port + 1);
+                    if cuttable {
+                        let line = Line::to(&address).await;
+                        address = line.address().to_string();
+                        nats.lines.push((number, other, line));
+                    }
+                    routes.push(format!("\"nats://{address}\""));
+                }
+                // Servers tell each other where others are; there is nobody there, so that all goes over the lines.
+                let advertise = if cuttable { "advertise: \"127.0.0.1:1\"\n no_advertise: true" } else { "" };
                 text += &format!(
-                    "cluster {{ name: crossdock\n listen: \"127.0.0.1:{cluster_port}\"\n routes: [{}] }}\n",
+                    "cluster {{ name: crossdock\n listen: \"127.0.0.1:{cluster_port}\"\n {advertise}\n routes: [{}] }}\n",
                     routes.join(", ")
                 );
             }
@@ -152,6 +174,24 @@ impl Nats {
     pub async fn restart(&mut self, node: usize) {
         self.launch(node).await;
         self.healthy(node).await;
+    }
+
+    /// Cuts one off from all others; its clients still reach it.
+    ///
+    /// # Panics
+    /// When the cluster is not one of [`Nats::cuttable`].
+    pub fn cut_off(&self, node: usize) {
+        assert!(!self.lines.is_empty(), "there are no lines to cut");
+        for (_, _, line) in self.lines.iter().filter(|(from, to, _)| *from == node || *to == node) {
+            line.cut();
+        }
+    }
+
+    /// Mends all lines.
+    pub fn mend(&self) {
+        for (_, _, line) in &self.lines {
+            line.mend();
+        }
     }
 
     fn pid(&self, node: usize) -> u32 {

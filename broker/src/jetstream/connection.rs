@@ -9,6 +9,7 @@ use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Event, Request, jetstream};
 use bytes::Bytes;
 use crossdock_topics::{Backoff, Error, ErrorCode, Result, Shutdown};
+use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
@@ -24,6 +25,8 @@ const PING: Duration = Duration::from_secs(5);
 const ALIVE: Duration = Duration::from_secs(1);
 /// A server that has not answered for so long is left.
 const DEAD: Duration = Duration::from_secs(3);
+/// After so long without success through one server another one is tried.
+const ELSEWHERE: Duration = Duration::from_secs(5);
 /// How long connecting to one server may take.
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How long NATS may need until it can find or make a stream.
@@ -39,6 +42,33 @@ pub(super) struct Connection {
     pub(super) options: Arc<JetStreamOptions>,
     /// Whether it is up, and a number for each time that it has come up.
     up: watch::Receiver<Up>,
+}
+
+/// How long something has not been possible through the nats-server that this engine is connected to. That one may be cut
+/// off from the others, which it does not say: then another one serves.
+#[derive(Debug, Default)]
+pub(super) struct Struggle(Mutex<Option<Instant>>);
+
+impl Struggle {
+    /// It was possible.
+    pub(super) fn over(&self) {
+        *self.0.lock() = None;
+    }
+
+    /// It was not; after a while of that the server is left for another one.
+    pub(super) async fn goes_on(&self, connection: &Connection, what: &str) {
+        let long = {
+            let mut since = self.0.lock();
+            let long = since.get_or_insert_with(Instant::now).elapsed() >= ELSEWHERE;
+            if long {
+                *since = None;
+            }
+            long
+        };
+        if long {
+            connection.leave(what).await;
+        }
+    }
 }
 
 /// Whether a connection is up.
@@ -120,6 +150,16 @@ impl Connection {
         });
     }
 
+    /// Leaves the nats-server that it is connected to, for another one if there is one.
+    pub(super) async fn leave(&self, why: &str) {
+        tracing::warn!(
+            server = self.client.server_info().server_name,
+            why,
+            "a nats-server is left for another one"
+        );
+        let _ = self.client.force_reconnect().await;
+    }
+
     async fn leave_the_dead(&self) {
         // Nobody listens there, which the server that this connection leads to says at once.
         let nobody = format!("{}.nobody", self.prefix());
@@ -130,8 +170,7 @@ impl Connection {
             let answer = self.client.send_request(nobody.clone(), request).await;
             let silent = answer.is_err_and(|error| error.kind() == RequestErrorKind::TimedOut);
             if silent && *up.borrow() == (Up { is: true, times }) {
-                tracing::warn!("nats-server does not answer; another one is looked for");
-                let _ = self.client.force_reconnect().await;
+                self.leave("it does not answer").await;
                 // It takes a moment to notice.
                 let _ = tokio::time::timeout(DEAD, up.wait_for(|up| up.times != times)).await;
             }

@@ -4,12 +4,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_broker::JetStream;
-use crossdock_tests::{Nats, eventually};
+use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{Broker, ErrorCode, Message, Reply, Requests, ServiceName, Store};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::line::Line;
 use super::{PATIENCE, open};
 
 fn service() -> ServiceName {
@@ -64,7 +63,7 @@ async fn all_servers_are_asked_in_turn_and_one_that_closes_no_more() {
 async fn a_caller_is_told_that_its_server_has_gone_long_before_its_time_is_up() {
     let nats = Nats::single().await;
     let line = Line::to(&nats.url()).await;
-    let (server, caller) = (open(&line.url).await, open(&nats.url()).await);
+    let (server, caller) = (open(&line.url()).await, open(&nats.url()).await);
     let mut requests = server.serve(&service(), 10).await.unwrap();
     // What it reads is not older than what was served before.
     caller.list("").await.unwrap();
@@ -92,7 +91,7 @@ async fn a_caller_is_told_that_its_server_has_gone_long_before_its_time_is_up() 
 async fn a_reply_that_was_lost_with_a_connection_is_no_wait_without_end() {
     let nats = Nats::single().await;
     let line = Line::to(&nats.url()).await;
-    let (server, caller) = (open(&nats.url()).await, open(&line.url).await);
+    let (server, caller) = (open(&nats.url()).await, open(&line.url()).await);
     let mut requests = server.serve(&service(), 10).await.unwrap();
     // What it reads is not older than what was served before.
     caller.list("").await.unwrap();

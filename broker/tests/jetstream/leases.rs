@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use crossdock_tests::{Nats, eventually};
+use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{Broker, ErrorCode, Expect, Store};
 use tokio::time::{Instant, timeout};
 
-use super::line::Line;
 use super::{PATIENCE, leader, open};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -63,7 +62,7 @@ async fn one_that_is_kept_alive_outlives_its_nats_servers() {
 async fn with_its_holder_cut_off_it_goes_and_the_holder_is_told() {
     let nats = Nats::single().await;
     let line = Line::to(&nats.url()).await;
-    let (cut_off, other) = (open(&line.url).await, open(&nats.url()).await);
+    let (cut_off, other) = (open(&line.url()).await, open(&nats.url()).await);
     let ttl = Duration::from_millis(500);
     let lease = cut_off.grant(ttl).await.unwrap();
     cut_off.put("held", "v".into(), Expect::Absent, Some(lease)).await.unwrap();

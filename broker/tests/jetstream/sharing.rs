@@ -7,12 +7,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use crossdock_broker::JetStream;
-use crossdock_tests::{Nats, eventually};
+use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{Broker, Change, ErrorCode, Expect, Revision, Store, Watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::line::Line;
 use super::{PATIENCE, leader, open};
 
 /// Writes one key after the other until it is told to stop; gives what was acknowledged, and how often it was not.
@@ -135,7 +134,7 @@ async fn what_is_written_at_one_is_read_at_the_others_at_once() {
 async fn one_that_is_cut_off_says_so_and_catches_up() {
     let nats = Nats::single().await;
     let line = Line::to(&nats.url()).await;
-    let (near, far) = (open(&nats.url()).await, open(&line.url).await);
+    let (near, far) = (open(&nats.url()).await, open(&line.url()).await);
     let (_, now) = far.list("").await.unwrap();
     let mut watch = far.watch("", now).await.unwrap();
     near.put("a", "1".into(), Expect::Any, None).await.unwrap();

@@ -1,5 +1,6 @@
 //! The bucket in NATS: what lies there as messages, and how one is written.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -13,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::mirror::{Record, What};
 use super::names::Key;
-use crate::jetstream::connection::Connection;
+use crate::jetstream::connection::{Connection, Struggle};
 
 /// How long the mark of a deletion is kept, so that those who were away find it.
 pub(super) const MARKS: Duration = Duration::from_secs(6 * 3600);
@@ -37,6 +38,8 @@ pub(super) struct Bucket {
     pub(super) stream: stream::Stream,
     /// What its subjects begin with.
     subjects: String,
+    /// Writes that are not possible.
+    struggle: Arc<Struggle>,
 }
 
 /// What is to be written.
@@ -81,13 +84,17 @@ impl Bucket {
             ..Default::default()
         };
         let stream = connection.stream(config).await?;
-        Ok(Self { connection: connection.clone(), stream, subjects })
+        Ok(Self { connection: connection.clone(), stream, subjects, struggle: Arc::default() })
     }
 
     /// The number of its last message, as its leader has it now.
     pub(super) async fn last(&self) -> Result<Revision> {
         let info = tokio::time::timeout(TRY, self.stream.get_info()).await;
         match info {
+            // A server that has lost the others says what it knows, without a leader.
+            Ok(Ok(info)) if info.cluster.as_ref().is_some_and(|cluster| cluster.leader.is_none()) => {
+                Err(Error::new(ErrorCode::Unavailable, "the store in NATS has no leader"))
+            }
             Ok(Ok(info)) => Ok(info.state.last_sequence),
             Ok(Err(error)) => {
                 Err(Error::new(ErrorCode::Unavailable, format!("the store in NATS does not answer: {error}")))
@@ -102,10 +109,18 @@ impl Bucket {
     /// The number of a key's last message, as the leader has it now; 0 when there is none.
     pub(super) async fn last_of(&self, key: &Key) -> Result<Revision> {
         let subject = self.subjects.clone() + &key.encode();
-        let got = self.stream.get_last_raw_message_by_subject(&subject);
+        Ok(self.last_message(&subject).await?.map_or(0, |(sequence, _)| sequence))
+    }
+
+    /// The number of a subject's last message, and the id it was sent with.
+    async fn last_message(&self, subject: &str) -> Result<Option<(Revision, String)>> {
+        let got = self.stream.get_last_raw_message_by_subject(subject);
         match tokio::time::timeout(TRY, got).await {
-            Ok(Ok(message)) => Ok(message.sequence),
-            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(0),
+            Ok(Ok(message)) => {
+                let id = message.headers.get("Nats-Msg-Id").map(|id| id.as_str().to_owned());
+                Ok(Some((message.sequence, id.unwrap_or_default())))
+            }
+            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
             Ok(Err(error)) => Err(Error::new(ErrorCode::Unavailable, error.to_string())),
             Err(_) => Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer")),
         }
@@ -121,7 +136,8 @@ impl Bucket {
     ) -> Result<Revision, Trouble> {
         let mut headers = HeaderMap::new();
         let id: u128 = rand::random();
-        headers.insert("Nats-Msg-Id", format!("{id:032x}"));
+        let ours = format!("{id:032x}");
+        headers.insert("Nats-Msg-Id", ours.as_str());
         if let Some(expected) = expected {
             headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
         }
@@ -149,8 +165,17 @@ impl Bucket {
             let sent = self.connection.client.send_request(subject.clone(), request);
             let why = match timeout_at(deadline, sent).await {
                 Ok(Ok(answer)) => match answered(&answer) {
-                    Ok(sequence) => return Ok(sequence),
-                    Err(Answer::Moved) => return Err(Trouble::Moved),
+                    Ok(sequence) => {
+                        self.struggle.over();
+                        return Ok(sequence);
+                    }
+                    Err(Answer::Moved) if failures == 0 => return Err(Trouble::Moved),
+                    // It may be what was sent before that moved it, with the answer lost.
+                    Err(Answer::Moved) => match self.last_message(&subject).await {
+                        Ok(Some((sequence, last))) if last == ours => return Ok(sequence),
+                        Ok(_) => return Err(Trouble::Failed(uncertain(key, "others write it too"))),
+                        Err(error) => error.message.into_owned(),
+                    },
                     Err(Answer::Refused(error)) => return Err(Trouble::Failed(error)),
                     Err(Answer::Later(why)) => why,
                 },
@@ -161,20 +186,11 @@ impl Bucket {
                 Err(_) => "no answer came in time".to_owned(),
             };
             failures += 1;
+            self.struggle.goes_on(&self.connection, "nothing can be written through it").await;
             tracing::debug!(%key, why, failures, "a write is sent again");
             let again = Instant::now() + RETRY.wait(failures, id as u64);
             if again >= deadline {
-                return Err(Trouble::Failed(
-                    Error::new(
-                        ErrorCode::Unavailable,
-                        format!(
-                            "the store in NATS did not take {key}: {why}; it may have been written or not"
-                        ),
-                    )
-                    .hint(
-                        "look at `nats stream report`, then read it, and write it again if it is not there",
-                    ),
-                ));
+                return Err(Trouble::Failed(uncertain(key, &why)));
             }
             tokio::time::sleep_until(again).await;
         }
@@ -197,6 +213,14 @@ impl Bucket {
         let what = if header("Nats-Marker-Reason").is_some() { What::Deleted } else { what };
         Some(Record { key, sequence, what })
     }
+}
+
+fn uncertain(key: &Key, why: &str) -> Error {
+    Error::new(
+        ErrorCode::Unavailable,
+        format!("the store in NATS did not take {key}: {why}; it may have been written or not"),
+    )
+    .hint("look at `nats stream report`, then read it, and write it again if it is not there")
 }
 
 enum Answer {

@@ -11,6 +11,7 @@ use tokio_util::task::TaskTracker;
 
 use super::bucket::Bucket;
 use super::mirror::Mirror;
+use crate::jetstream::connection::Struggle;
 
 /// How often the store is asked when nobody wants to know.
 const PROBE: Duration = Duration::from_secs(1);
@@ -68,6 +69,7 @@ async fn answer(
     shutdown: Shutdown,
 ) {
     let mut waiters = Vec::new();
+    let struggle = Struggle::default();
     loop {
         tokio::select! {
             count = asked.recv_many(&mut waiters, WAITING) => if count == 0 { return },
@@ -91,6 +93,10 @@ async fn answer(
             *state = now;
             true
         });
+        match &answer {
+            Ok(()) => struggle.over(),
+            Err(_) => struggle.goes_on(&bucket.connection, "the store cannot be reached through it").await,
+        }
         for waiter in waiters.drain(..) {
             let _ = waiter.send(answer.clone());
         }

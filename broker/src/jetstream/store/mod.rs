@@ -51,7 +51,7 @@ impl KeyStore {
         let bucket = Bucket::open(connection).await?;
         let objects = Objects::open(connection).await?;
         let mirror = Arc::new(Mirror::new());
-        keep::start(bucket.clone(), objects.clone(), mirror.clone(), shutdown).await?;
+        Box::pin(keep::start(bucket.clone(), objects.clone(), mirror.clone(), shutdown)).await?;
         let fresh = Fresh::start(bucket.clone(), mirror.clone(), shutdown);
         let store = Self { bucket, objects, mirror, fresh };
         shutdown.tasks().spawn(leases::run(store.clone(), shutdown.clone()));

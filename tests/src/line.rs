@@ -1,4 +1,4 @@
-//! A line between an engine and a nats-server that can be cut and mended.
+//! A line between two processes that can be cut and mended.
 
 use std::net::SocketAddr;
 
@@ -6,7 +6,7 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 
 /// What becomes of what is sent.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Whole,
     /// Connections end, and new ones find nobody.
@@ -14,17 +14,23 @@ enum State {
 }
 
 /// Passes connections on until it is cut.
-pub(crate) struct Line {
-    pub(crate) url: String,
+#[derive(Debug)]
+pub struct Line {
+    address: SocketAddr,
     state: watch::Sender<State>,
     task: tokio::task::JoinHandle<()>,
 }
 
 impl Line {
-    pub(crate) async fn to(url: &str) -> Self {
-        let to: SocketAddr = url.strip_prefix("nats://").unwrap().parse().unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("nats://{}", listener.local_addr().unwrap());
+    /// A line to an address, or to a URL of one, whole at first.
+    ///
+    /// # Panics
+    /// When that is no address, or this machine gives no port.
+    pub async fn to(address: &str) -> Self {
+        let to = address.split_once("://").map_or(address, |(_, address)| address);
+        let to: SocketAddr = to.parse().expect("an address");
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
         let state = watch::Sender::new(State::Whole);
         let states = state.subscribe();
         let task = tokio::spawn(async move {
@@ -42,14 +48,28 @@ impl Line {
                 });
             }
         });
-        Self { url, state, task }
+        Self { address, state, task }
     }
 
-    pub(crate) fn cut(&self) {
+    /// Where it begins.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where it begins, for clients of NATS.
+    #[must_use]
+    pub fn url(&self) -> String {
+        format!("nats://{}", self.address)
+    }
+
+    /// Ends all connections; new ones find nobody.
+    pub fn cut(&self) {
         self.state.send_replace(State::Cut);
     }
 
-    pub(crate) fn mend(&self) {
+    /// Lets new ones through again.
+    pub fn mend(&self) {
         self.state.send_replace(State::Whole);
     }
 }

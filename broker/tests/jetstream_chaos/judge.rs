@@ -1,0 +1,169 @@
+//! Hears what the engines report, and holds it against what is there in the end.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::time::{Duration, Instant};
+
+use crossdock_broker::JetStream;
+use crossdock_topics::{Log, StartAt, Store};
+
+use super::engine::{Engine, Orders, Report};
+use super::{PATIENCE, TOPIC};
+
+/// What was reported.
+pub(crate) struct Judge {
+    began: Instant,
+    sender: Sender<(String, Report)>,
+    reports: Receiver<(String, Report)>,
+    /// How often each engine was started, and the name of its life.
+    lives: [u32; 3],
+    published: HashMap<(String, u64), u64>,
+    counted: HashSet<u64>,
+    uncertain: HashSet<u64>,
+    led: BTreeMap<u64, (u64, String)>,
+    answered: u64,
+    failed: BTreeMap<String, u64>,
+    longest: u64,
+}
+
+impl Judge {
+    pub(crate) fn new() -> Self {
+        let (sender, reports) = channel();
+        Self {
+            began: Instant::now(),
+            sender,
+            reports,
+            lives: [0; 3],
+            published: HashMap::new(),
+            counted: HashSet::new(),
+            uncertain: HashSet::new(),
+            led: BTreeMap::new(),
+            answered: 0,
+            failed: BTreeMap::new(),
+            longest: 0,
+        }
+    }
+
+    /// The seconds since the beginning.
+    pub(crate) fn since(&self) -> f64 {
+        self.began.elapsed().as_secs_f64()
+    }
+
+    /// Starts an engine, anew with another name.
+    pub(crate) fn start(&mut self, url: &str, number: usize) -> Engine {
+        self.lives[number] += 1;
+        let orders = Orders { url: url.into(), name: self.name(number) };
+        Engine::start(&orders, self.sender.clone())
+    }
+
+    fn name(&self, number: usize) -> String {
+        format!("e{number}.{}", self.lives[number])
+    }
+
+    /// Waits until each engine does everything, from now on.
+    pub(crate) async fn until_all_work(&mut self) {
+        while let Ok((name, report)) = self.reports.try_recv() {
+            self.enter(name, report);
+        }
+        let end = Instant::now() + PATIENCE;
+        let mut working: HashMap<String, [bool; 3]> = HashMap::new();
+        loop {
+            while let Ok((name, report)) = self.reports.try_recv() {
+                let does = working.entry(name.clone()).or_default();
+                match report {
+                    Report::Published(..) => does[0] = true,
+                    Report::Counted(_) => does[1] = true,
+                    Report::Answered(_) => does[2] = true,
+                    _ => {}
+                }
+                self.enter(name, report);
+            }
+            let all = (0..3).all(|number| working.get(&self.name(number)) == Some(&[true; 3]));
+            if all {
+                return;
+            }
+            assert!(Instant::now() < end, "after {PATIENCE:?} not all engines work again: {working:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+
+    fn enter(&mut self, name: String, report: Report) {
+        match report {
+            Report::Published(number, offset) => {
+                assert_eq!(self.published.insert((name, number), offset), None);
+            }
+            Report::Counted(value) => {
+                assert!(self.counted.insert(value), "{name}: the counter was raised to {value} twice");
+            }
+            Report::Uncertain(value) => drop(self.uncertain.insert(value)),
+            Report::Led(from, to) => drop(self.led.insert(to, (from, name))),
+            Report::Answered(took) => {
+                self.answered += 1;
+                self.longest = self.longest.max(took);
+            }
+            Report::Failed(code, took) => {
+                assert_ne!(code, "timeout", "{name}: a request waited until its time was up");
+                *self.failed.entry(code).or_default() += 1;
+                self.longest = self.longest.max(took);
+            }
+        }
+    }
+
+    /// Everything that was acknowledged is there, once and in its order; nobody led while another one did.
+    pub(crate) async fn judge(mut self, broker: &JetStream) {
+        // What the engines wrote before they were killed.
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        while let Ok((name, report)) = self.reports.try_recv() {
+            self.enter(name, report);
+        }
+        let mut found: HashMap<(String, u64), u64> = HashMap::new();
+        let mut last: HashMap<String, u64> = HashMap::new();
+        let (topic, mut from) = (TOPIC.parse().unwrap(), StartAt::Start);
+        loop {
+            let page = broker.read(&topic, from, 10_000, Duration::ZERO).await.unwrap();
+            if page.messages.is_empty() {
+                break;
+            }
+            from = StartAt::Offset(page.next);
+            for message in page.messages {
+                let text = String::from_utf8(message.record.payload().to_vec()).unwrap();
+                let (name, number) = text.split_once(' ').unwrap();
+                let number: u64 = number.parse().unwrap();
+                let before = last.insert(name.to_owned(), number);
+                assert!(before.is_none_or(|before| before < number), "{text} after {before:?}");
+                found.insert((name.to_owned(), number), message.offset);
+            }
+        }
+        for (what, offset) in &self.published {
+            assert_eq!(found.get(what), Some(offset), "{what:?} was acknowledged");
+        }
+        let counter = broker.get("counter").await.unwrap().unwrap().value;
+        let counter: u64 = std::str::from_utf8(&counter).unwrap().parse().unwrap();
+        let reported = |value: &u64| self.counted.contains(value) || self.uncertain.contains(value);
+        let unreported = (1..=counter).filter(|value| !reported(value)).count();
+        // One that was killed may not have come to say so.
+        let kills = (self.lives.iter().sum::<u32>() - 3) as usize;
+        assert!(
+            unreported <= kills,
+            "nobody raised the counter to {unreported} of its values, with {kills} kills"
+        );
+        assert!(self.counted.iter().all(|value| *value <= counter), "the counter is {counter}");
+        let mut before: Option<(u64, String)> = None;
+        for (to, (from, name)) in &self.led {
+            if let Some((until, other)) = &before {
+                assert!(name == other || from >= until, "{other} led until {until}, and {name} from {from}");
+            }
+            before = Some((*to, name.clone()));
+        }
+        eprintln!(
+            "{} messages and {counter} counts acknowledged, {} uncertain; led {} times; {} requests answered, failed: {:?}, \
+             the longest took {} ms",
+            self.published.len(),
+            self.uncertain.len(),
+            self.led.len(),
+            self.answered,
+            self.failed,
+            self.longest
+        );
+    }
+}
