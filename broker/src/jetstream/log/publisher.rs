@@ -173,7 +173,7 @@ impl Publisher {
             let group = self.group(waiting, &Known::new());
             let alone =
                 group.messages.len() != 1 || group.waiting().any(|waiting| waiting.expected.is_some());
-            let group = self.launch(group).await;
+            let group = self.launch(group, None).await;
             self.under_way.push_back(group);
             if !chains || alone {
                 return;
@@ -280,8 +280,9 @@ impl Publisher {
         Group::new(waiting, &self.naming, known, oldest)
     }
 
-    /// Sends a group, with what it expects.
-    pub(super) async fn launch(&mut self, mut group: Group) -> UnderWay {
+    /// Sends a group, with what it expects: what its publishers have stored last or, with `end`, that nobody has published
+    /// since the log ended there.
+    pub(super) async fn launch(&mut self, mut group: Group, end: Option<u64>) -> UnderWay {
         if self.under_way.is_empty() {
             self.predicted.clear();
             self.end = self.log.known_tail();
@@ -306,6 +307,9 @@ impl Publisher {
                 };
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_with(&key));
+            }
+            (None, Some(first)) if end.is_some() => {
+                first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, end.unwrap_or(0).to_string());
             }
             (None, Some(_)) => {
                 for (at, source) in group.firsts() {

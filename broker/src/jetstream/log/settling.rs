@@ -32,8 +32,8 @@ struct Attempts {
 enum Look {
     /// All of the group is answered.
     Done,
-    /// This is to be sent again.
-    Again(Group),
+    /// This is to be sent again; the log ended there before it was looked.
+    Again(Group, u64),
     /// It could not be looked.
     Failed(Group, Error),
 }
@@ -45,6 +45,7 @@ impl Publisher {
         let mut attempts = Attempts::default();
         let mut known = Known::new();
         loop {
+            let mut end = None;
             let wait = match answer {
                 Answer::Stored(sequence) => return self.stored(group, sequence),
                 Answer::Refused(error) => return self.refuse_all(group, &error),
@@ -57,10 +58,14 @@ impl Publisher {
                     Ok(()) => None,
                     Err(error) => Some(error.message.into_owned()),
                 },
-                Answer::WrongLast => match self.look_again(group, attempts).await {
+                Answer::WrongLast => match self.look_again(group).await {
                     Look::Done => return,
-                    Look::Again(same) => {
+                    Look::Again(same, tail) => {
                         group = same;
+                        // NATS refuses a second message on a subject for as long as it believes that it still deals
+                        // with a first one, which can be for ever after a leader was cut off: every other time it is
+                        // asked in another way.
+                        end = Some(tail).filter(|_| attempts.count % 2 == 1);
                         None
                     }
                     Look::Failed(same, error) => {
@@ -102,7 +107,7 @@ impl Publisher {
                     known.values().map(|offset| offset + 1).max().unwrap_or(0).max(self.log.known_tail());
                 return self.answer(group, |_| tail);
             }
-            let sent = self.launch(group).await;
+            let sent = self.launch(group, end).await;
             group = sent.group;
             answer = sent.sent.answer().await;
         }
@@ -117,12 +122,10 @@ impl Publisher {
             format!("messages for topic {} cannot be stored ({why}); {what}", self.log.name),
         )
         .hint("publish them again when NATS is there; with message ids they are stored once");
-        if may_be_stored {
-            self.state.own = self.logs.new_publisher();
-            self.state.own_last = 0;
-            self.state.sources.clear();
-            self.state.source_last.clear();
-        }
+        self.state.own = self.logs.new_publisher();
+        self.state.own_last = 0;
+        self.state.sources.clear();
+        self.state.source_last.clear();
         self.refuse_all(group, &error);
     }
 
@@ -184,14 +187,19 @@ impl Publisher {
     }
 
     /// Finds out why the stream was not as a group expected it.
-    async fn look_again(&mut self, group: Group, attempts: Attempts) -> Look {
+    async fn look_again(&mut self, group: Group) -> Look {
         self.state.careful = CAREFUL;
+        let tail = match self.logs.streams.info(self.log.number).await {
+            Ok(info) => info.map_or(0, |info| info.state.tail()),
+            Err(error) => return Look::Failed(group, error),
+        };
         let naming = self.naming.clone();
         let own = match self.logs.streams.last_on(self.log.number, &naming.all_of(&naming.own)).await {
             Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
             Err(error) => return Look::Failed(group, error),
         };
-        if attempts.may_be_stored && own > self.state.own_last {
+        // Nobody else publishes under this name, and nothing else was under way: it is this group.
+        if own > self.state.own_last {
             let last = match self.last_of_group(&group, own - 1).await {
                 Ok(last) => last,
                 Err(error) => return Look::Failed(group, error),
@@ -213,11 +221,11 @@ impl Publisher {
             return if waiting.is_empty() {
                 Look::Done
             } else {
-                Look::Again(self.group(waiting, &Known::new()))
+                Look::Again(self.group(waiting, &Known::new()), tail)
             };
         };
         match self.unexpected(&expected).await {
-            Ok(None) => Look::Again(self.group(waiting, &Known::new())),
+            Ok(None) => Look::Again(self.group(waiting, &Known::new()), tail),
             Ok(Some(error)) => {
                 waiting.drain(..).for_each(|waiting| self.refuse(waiting, error.clone()));
                 Look::Done
