@@ -122,6 +122,8 @@ pub(super) struct Group {
     length: usize,
     /// The last message that this engine publishes under its own name.
     last_own: Option<usize>,
+    /// The same as it was given.
+    last_own_record: Option<Record>,
 }
 
 struct Part {
@@ -148,6 +150,7 @@ impl Group {
             messages: Vec::new(),
             length: 0,
             last_own: None,
+            last_own_record: None,
         };
         let mut seen: HashMap<String, usize> = HashMap::new();
         for waiting in waiting {
@@ -176,6 +179,7 @@ impl Group {
                 }
                 if part.waiting.source.is_none() {
                     group.last_own = Some(group.messages.len());
+                    group.last_own_record = Some(record.clone());
                 }
                 let subject = naming.subject(&publisher, &record);
                 group.messages.push(Outgoing { subject, headers, payload });
@@ -241,6 +245,11 @@ impl Group {
     /// Where the first message of the group lies, if the last one of this engine's own lies at `offset`.
     pub(super) fn first_by_own(&self, offset: u64) -> Option<u64> {
         offset.checked_sub(self.last_own? as u64)
+    }
+
+    /// Whether this is the last message that it publishes under this engine's own name.
+    pub(super) fn ends_with(&self, record: &Record) -> bool {
+        self.last_own_record.as_ref().is_some_and(|last| last.as_bytes() == record.as_bytes())
     }
 
     /// What this engine has published last under its own name, if the first message lies at `first`.

@@ -8,11 +8,12 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::group::{Group, Known, Outgoing, Waiting, read_source};
-use super::message::{encode, escape};
+use super::message::{decode, encode, escape};
 use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher};
 use super::sending::{Answer, is_known, send};
 use super::streams::{From, unavailable};
 use super::topic::Queued;
+use crate::delivery::READ_BYTES;
 
 /// So many ids are looked for at once; NATS takes 50 batches of a stream at a time.
 const LOOKED_UP_AT_ONCE: usize = 16;
@@ -103,6 +104,11 @@ impl Publisher {
             self.follow_definition();
             group = self.group(waiting, &known);
             if group.messages.is_empty() {
+                // An attempt of which nothing was heard may have stored it.
+                let own = self.naming.all_of(&self.naming.own);
+                if let Ok(Some((offset, _))) = self.logs.streams.last_on(self.log.number, &own).await {
+                    self.state.own_last = self.state.own_last.max(offset + 1);
+                }
                 let tail =
                     known.values().map(|offset| offset + 1).max().unwrap_or(0).max(self.log.known_tail());
                 return self.answer(group, |_| tail);
@@ -198,7 +204,8 @@ impl Publisher {
             Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
             Err(error) => return Look::Failed(group, error),
         };
-        // Nobody else publishes under this name, and nothing else was under way: it is this group.
+        // Nobody else publishes under this name, and nothing else was under way. But what is found may be of a group before
+        // this one, of which only the ids told that it was stored: so it must be this one's message.
         if own > self.state.own_last {
             let last = match self.last_of_group(&group, own - 1).await {
                 Ok(last) => last,
@@ -234,19 +241,26 @@ impl Publisher {
         }
     }
 
-    /// Where the last message lies that this engine has published with a group, if the group is stored: the newest of its
-    /// messages lies at `newest`.
+    /// Where the last message lies that this engine has published with a group, if the group is stored: the newest message
+    /// under this engine's name lies at `newest`.
     async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
         let Some(before) = group.own().checked_sub(1) else { return Ok(None) };
-        if self.log.replicas > 1 {
+        let number = self.log.number;
+        let last = if self.log.replicas > 1 {
             // Nothing was under way behind it.
-            return Ok(Some(newest));
-        }
-        let naming = self.naming.clone();
-        let subjects = naming.all_of(&naming.own);
-        let from = From::On(&subjects, self.state.own_last);
-        let found = self.logs.streams.read(self.log.number, from, before + 1, usize::MAX >> 1).await?;
-        Ok(found.get(before).map(|kept| kept.offset))
+            let found = self.logs.streams.read(number, From::Offset(newest), 1, READ_BYTES).await?;
+            // A server may be asked that has not come as far as the leader.
+            let last = found.into_iter().next().filter(|kept| kept.offset == newest);
+            Some(last.ok_or_else(|| unavailable("what was stored last cannot be read yet"))?)
+        } else {
+            let naming = self.naming.clone();
+            let subjects = naming.all_of(&naming.own);
+            let from = From::On(&subjects, self.state.own_last);
+            self.logs.streams.read(number, from, before + 1, usize::MAX >> 1).await?.into_iter().nth(before)
+        };
+        let Some(last) = last else { return Ok(None) };
+        let record = Record::of(&decode(Some(&last.headers), last.payload))?;
+        Ok(group.ends_with(&record).then_some(last.offset))
     }
 
     /// What is there that was not expected, if it is so.
