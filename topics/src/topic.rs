@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::size;
 use crate::time::human;
-use crate::{Durability, Error, Timestamp, TopicName};
+use crate::{Batch, Durability, Error, ErrorCode, Timestamp, TopicName};
 
 /// A topic as it is defined. The name is its identity; everything else can be changed while it is in use.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -52,6 +52,23 @@ impl Topic {
 
     fn default_max_message_bytes() -> usize {
         1024 * 1024
+    }
+
+    /// Checks that a batch may be published to it.
+    ///
+    /// # Errors
+    /// [`ErrorCode::InvalidArgument`] for an empty batch, [`ErrorCode::TooLarge`] for a payload over the limit.
+    pub fn admit(&self, batch: &Batch) -> Result<(), Error> {
+        if batch.is_empty() {
+            return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
+        }
+        let (largest, limit) = (batch.largest_payload(), self.max_message_bytes);
+        if largest > limit {
+            let message = format!("a payload has {largest} bytes, topic {} takes at most {limit}", self.name);
+            return Err(Error::new(ErrorCode::TooLarge, message)
+                .hint("make it smaller, or raise the topic's max_message_bytes"));
+        }
+        Ok(())
     }
 
     /// Checks that the definition makes sense.

@@ -63,7 +63,7 @@ impl Shared {
             .into_iter()
             .map(|(topic, batch)| {
                 let log = self.topic(&topic)?;
-                self.admit(&log, &batch)?;
+                log.definition().0.admit(&batch)?;
                 Ok((log, batch))
             })
             .collect()

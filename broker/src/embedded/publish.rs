@@ -15,26 +15,6 @@ use super::{Embedded, Shared, sources};
 use crate::delivery::{Blocks, LONGEST_WAIT, READ_BYTES};
 
 impl Shared {
-    /// Checks that a batch may be appended to a topic.
-    pub(super) fn admit(&self, log: &TopicLog, batch: &Batch) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
-        }
-        let limit = log.definition().0.max_message_bytes;
-        if batch.largest_payload() > limit {
-            return Err(Error::new(
-                ErrorCode::TooLarge,
-                format!(
-                    "a payload has {} bytes, topic {} takes at most {limit}",
-                    batch.largest_payload(),
-                    log.name
-                ),
-            )
-            .hint("make it smaller, or raise the topic's max_message_bytes"));
-        }
-        Ok(())
-    }
-
     fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Result<Published> {
         self.check_open()?;
         let PublishOptions { durability, expected, source } = options;
@@ -62,7 +42,7 @@ impl Shared {
     /// Checks all that can be checked before it is a batch's turn, and takes room for it; gives how safe it must
     /// become.
     fn accept(&self, log: &TopicLog, batch: &Batch, durability: Option<Durability>) -> Result<Durability> {
-        self.admit(log, batch)?;
+        log.definition().0.admit(batch)?;
         let least = log.definition().0.durability;
         let durability = durability.map_or(least, |asked| asked.max(least));
         check_durability(durability)?;

@@ -223,21 +223,7 @@ impl Logs {
 
     /// Checks that a batch may be appended to a topic.
     fn admit(&self, log: &TopicLog, batch: &Batch) -> Result<()> {
-        if batch.is_empty() {
-            return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
-        }
-        let limit = log.definition().0.max_message_bytes;
-        if batch.largest_payload() > limit {
-            return Err(Error::new(
-                ErrorCode::TooLarge,
-                format!(
-                    "a payload has {} bytes, topic {} takes at most {limit}",
-                    batch.largest_payload(),
-                    log.name
-                ),
-            )
-            .hint("make it smaller, or raise the topic's max_message_bytes"));
-        }
+        log.definition().0.admit(batch)?;
         let most = self.streams.connection.client.max_payload();
         if batch.largest_payload() > most {
             return Err(Error::new(
