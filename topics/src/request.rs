@@ -1,10 +1,10 @@
 //! Asking a service and getting its reply.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use crate::{Error, ErrorCode, Message, Result};
+use crate::{Error, ErrorCode, Message, Result, ServiceName};
 
 /// What a service answers: a message, or the error it failed with.
 pub type Reply = Result<Message>;
@@ -58,5 +58,20 @@ impl Responder {
             "the service went away before it answered; it may have done its work or not",
         )
         .hint("ask again if doing it twice is harmless, and see the service's log")
+    }
+
+    /// What a caller is told when everybody who serves it has as many requests waiting as it takes.
+    #[must_use]
+    pub fn full(service: &ServiceName) -> Error {
+        Error::new(ErrorCode::Overloaded, format!("service {service} has too many requests waiting"))
+            .hint("try again later, or give it more processes")
+            .retry_after(Duration::from_secs(1))
+    }
+
+    /// What a caller is told when there is nobody to ask.
+    #[must_use]
+    pub fn nobody(service: &ServiceName) -> Error {
+        Error::new(ErrorCode::Unavailable, format!("nobody serves {service}"))
+            .hint("deploy it, or look at its state with `crossdock service ls`")
     }
 }

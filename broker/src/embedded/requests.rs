@@ -61,14 +61,8 @@ impl RequestTable {
             }
         }
         if full {
-            return Err(Error::new(
-                ErrorCode::Overloaded,
-                format!("service {service} has too many requests waiting"),
-            )
-            .hint("try again later, or give it more processes")
-            .retry_after(Duration::from_secs(1)));
+            return Err(Responder::full(service));
         }
-        Err(Error::new(ErrorCode::Unavailable, format!("nobody serves {service}"))
-            .hint("deploy it, or look at its state with `crossdock service ls`"))
+        Err(Responder::nobody(service))
     }
 }

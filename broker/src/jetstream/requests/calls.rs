@@ -103,16 +103,10 @@ impl Calls {
                 }
             }
             if full {
-                return Err(Error::new(
-                    ErrorCode::Overloaded,
-                    format!("service {service} has too many requests waiting"),
-                )
-                .hint("try again later, or give it more processes")
-                .retry_after(Duration::from_secs(1)));
+                return Err(Responder::full(service));
             }
             if !missed || Instant::now() + AGAIN >= looking {
-                return Err(Error::new(ErrorCode::Unavailable, format!("nobody serves {service}"))
-                    .hint("deploy it, or look at its state with `crossdock service ls`"));
+                return Err(Responder::nobody(service));
             }
             tokio::time::sleep(AGAIN).await;
         }

@@ -56,12 +56,7 @@ impl Servings {
         match std::iter::once(first).chain(others).find(|serving| serving.credit.take_one()) {
             // Its flow has not ended, or it would not be listed; then the caller is told that it went away.
             Some(serving) => drop(serving.requests.send(request)),
-            None => request.responder.reply(Err(Error::new(
-                ErrorCode::Overloaded,
-                format!("service {service} has too many requests waiting"),
-            )
-            .hint("try again later, or give it more processes")
-            .retry_after(Duration::from_secs(1)))),
+            None => request.responder.reply(Err(Responder::full(service))),
         }
     }
 }
