@@ -97,6 +97,11 @@ impl Feed {
         self.subscribers.write().retain(|(known, _)| !Arc::ptr_eq(known, subscription));
     }
 
+    /// Lets go of all its subscriptions, which hold it too. For an engine that ends.
+    pub(crate) fn detach_all(&self) {
+        self.subscribers.write().clear();
+    }
+
     pub(crate) fn subscribers(&self) -> Vec<Arc<SubscriptionState>> {
         self.subscribers.read().iter().map(|(subscription, _)| subscription.clone()).collect()
     }

@@ -291,6 +291,9 @@ impl Drop for Embedded {
     fn drop(&mut self) {
         self.stop();
         join(&mut self.threads.lock());
+        for log in self.shared.topics.read().values() {
+            log.detach_all();
+        }
     }
 }
 

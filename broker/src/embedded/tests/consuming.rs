@@ -150,3 +150,15 @@ fn damage_on_the_disk_is_named_with_its_place() {
     let blocks = load(&log, &database, 3, 0).unwrap();
     assert!(blocks.len() == 1 && blocks[0].range() == (4..6));
 }
+
+#[tokio::test]
+async fn a_broker_that_has_ended_leaves_no_topic_in_memory() {
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(&folder);
+    let of = topic(&broker, "t").await;
+    subscribe(&broker, Subscription::new(name("s"), vec![name("t")])).await;
+    let feed = Arc::downgrade(&broker.shared.topic(&of).unwrap().feed);
+    broker.close().await;
+    drop(broker);
+    assert!(feed.upgrade().is_none());
+}
