@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use crossdock_topics::Error;
 
+use crate::failure;
+
 /// The Admin API's URL, instead of the saved context's.
 pub(crate) const URL: &str = "CROSSDOCK_URL";
 /// The user to come as, together with [`PASSWORD`].
@@ -17,8 +19,12 @@ pub(crate) const API_KEY: &str = "CROSSDOCK_API_KEY";
 pub(crate) const CONTEXT: &str = "CROSSDOCK_CONTEXT";
 /// The certificates to trust, as with `--ca`.
 pub(crate) const CA_FILE: &str = "CROSSDOCK_CA_FILE";
-/// The password of the user `admin` that `quickstart` makes or changes.
+/// The broker a server works on, as with `--broker`; here its URL may hold a login.
+pub(crate) const BROKER: &str = "CROSSDOCK_BROKER";
+/// The password of the user `admin` that whoever starts a broker makes or changes.
 pub(crate) const ADMIN_PASSWORD: &str = "CROSSDOCK_ADMIN_PASSWORD";
+/// A file with that password instead, as container platforms hand out secrets.
+pub(crate) const ADMIN_PASSWORD_FILE: &str = "CROSSDOCK_ADMIN_PASSWORD_FILE";
 /// The editor that a dead letter is mended in; goes before [`EDITOR`].
 pub(crate) const VISUAL: &str = "VISUAL";
 /// The same, by its older name.
@@ -46,6 +52,32 @@ pub(crate) fn get(name: &str) -> Result<Option<String>, Error> {
         Err(VarError::NotPresent) => Ok(None),
         Err(VarError::NotUnicode(_)) => {
             Err(Error::invalid(format!("the environment variable {name} is not UTF-8")))
+        }
+    }
+}
+
+/// The password of the user `admin`, if one is given: as it is, or in a file, of which a last line break is left out.
+///
+/// # Errors
+/// Those of [`get`], of reading the file, and `InvalidArgument` when both are given.
+pub(crate) fn admin_password() -> Result<Option<String>, Error> {
+    match (get(ADMIN_PASSWORD)?, get(ADMIN_PASSWORD_FILE)?) {
+        (given, None) => Ok(given),
+        (None, Some(path)) => {
+            let path = PathBuf::from(path);
+            let text =
+                std::fs::read_to_string(&path).map_err(|cause| failure::file("read", &path, &cause))?;
+            match text.trim_end_matches(['\n', '\r']) {
+                "" => Err(Error::invalid(format!(
+                    "{}, which {ADMIN_PASSWORD_FILE} names, is empty",
+                    path.display()
+                ))),
+                password => plain(ADMIN_PASSWORD_FILE, password.to_owned()).map(Some),
+            }
+        }
+        (Some(_), Some(_)) => {
+            Err(Error::invalid(format!("{ADMIN_PASSWORD} and {ADMIN_PASSWORD_FILE} are both set"))
+                .hint("leave one of them out"))
         }
     }
 }

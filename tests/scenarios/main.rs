@@ -7,6 +7,7 @@ mod bad_services;
 mod configuration;
 mod github_webhooks;
 mod lifecycle;
+mod on_nats;
 mod operating_elsewhere;
 mod readme;
 mod several_servers;

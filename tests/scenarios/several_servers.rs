@@ -200,7 +200,7 @@ async fn given_a_server_without_admin_permission_or_credentials_when_started_sho
     let open =
         sandbox.bash("crossdock server --broker rocksdb:other --bind 0.0.0.0 --port-base 0").await.expect(2);
     assert!(open.stderr.contains("--insecure"), "{open:?}");
-    let none = sandbox.bash("crossdock server --broker nats://h").await.expect(2);
+    let none = sandbox.bash("crossdock server --broker kafka://h").await.expect(2);
     assert!(none.stderr.contains("crossdock://HOST:PORT"), "{none:?}");
     sandbox.stop().await;
 }

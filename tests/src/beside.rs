@@ -70,6 +70,15 @@ impl Beside {
         &self.admin
     }
 
+    /// Its process.
+    ///
+    /// # Panics
+    /// When it has ended.
+    #[must_use]
+    pub fn pid(&self) -> u32 {
+        self.child.id().expect("a child that runs")
+    }
+
     /// Everything it has printed, in all its runs.
     #[must_use]
     pub fn log(&self) -> String {

@@ -16,6 +16,7 @@ mod ports;
 mod raw;
 mod sandbox;
 mod server;
+mod servers;
 mod tls;
 
 pub use answer::Answer;
@@ -27,4 +28,5 @@ pub use line::Line;
 pub use nats::Nats;
 pub use raw::{exchange, open};
 pub use sandbox::{Builder, Ran, Sandbox};
+pub use servers::Servers;
 pub use tls::Encrypted;

@@ -335,7 +335,7 @@ impl Sandbox {
         }
     }
 
-    fn at_home(&self, command: &mut Command) {
+    pub(crate) fn at_home(&self, command: &mut Command) {
         for (name, _) in std::env::vars_os() {
             if name.to_string_lossy().starts_with("CROSSDOCK_") {
                 command.env_remove(name);

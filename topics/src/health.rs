@@ -12,4 +12,10 @@ pub struct Health {
     pub reason: Option<String>,
     /// The engine and where it keeps its data, such as `rocksdb:/var/lib/crossdock`.
     pub engine: String,
+    /// What it stands on, and what becomes of an acknowledged message there, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub detail: Option<String>,
+    /// What works, and is less safe than whoever runs it may think: what it is, and what to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }

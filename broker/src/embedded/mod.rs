@@ -318,7 +318,7 @@ impl Broker for Embedded {
     fn health(&self) -> Health {
         let reason = self.shared.check_open().err().map(|error| error.message.into_owned());
         let engine = format!("rocksdb:{}", self.shared.options.path.display());
-        Health { ready: reason.is_none(), reason, engine }
+        Health { ready: reason.is_none(), reason, engine, detail: None, warning: None }
     }
 
     async fn close(&self) {

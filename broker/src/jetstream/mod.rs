@@ -10,6 +10,7 @@ mod instance;
 mod log;
 mod options;
 mod requests;
+mod standing;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod store;
 mod subscription;
@@ -27,6 +28,7 @@ use connection::Connection;
 use instance::Instance;
 use log::Logs;
 use requests::RequestDesk;
+use standing::Standing;
 use store::KeyStore;
 use subscription::Hub;
 
@@ -43,6 +45,7 @@ pub struct JetStream {
     hub: Arc<Hub>,
     shutdown: Shutdown,
     closed: AtomicBool,
+    standing: Standing,
 }
 
 impl JetStream {
@@ -71,6 +74,10 @@ impl JetStream {
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
         let logs = Logs::open(&connection, &store, &instance, &shutdown);
         let hub = Box::pin(Hub::open(&connection, &store, &instance, &logs, &shutdown)).await?;
+        let standing = Standing::of(&connection, store.replicas());
+        if let Some(warning) = &standing.warning {
+            tracing::warn!("{warning}");
+        }
         Ok(Self {
             connection,
             store,
@@ -80,6 +87,7 @@ impl JetStream {
             hub,
             shutdown,
             closed: AtomicBool::new(false),
+            standing,
         })
     }
 
@@ -108,7 +116,8 @@ impl Broker for JetStream {
             Ok(()) if !self.connection.up().borrow().is => Some("there is no connection to NATS".to_owned()),
             Ok(()) => self.store.trouble(),
         };
-        Health { ready: reason.is_none(), reason, engine: self.connection.options.shown() }
+        let Standing { engine, detail, warning } = self.standing.clone();
+        Health { ready: reason.is_none(), reason, engine, detail: Some(detail), warning }
     }
 
     async fn close(&self) {

@@ -97,7 +97,8 @@ impl JetStreamOptions {
     }
 
     /// The servers as a URL without a login.
-    pub(super) fn shown(&self) -> String {
+    #[must_use]
+    pub fn shown(&self) -> String {
         let scheme = self.servers.first().map_or("nats", ServerAddr::scheme);
         let one = |server: &ServerAddr| match server.host() {
             host if host.contains(':') => format!("[{host}]:{}", server.port()),
@@ -105,6 +106,18 @@ impl JetStreamOptions {
         };
         let hosts: Vec<String> = self.servers.iter().map(one).collect();
         format!("{scheme}://{}", hosts.join(","))
+    }
+
+    /// The first server that what says who is asking would be sent to where others can read it: beyond this machine, and not
+    /// encrypted. A credentials file proves who asks without being sent.
+    #[must_use]
+    pub fn exposed_to(&self) -> Option<&str> {
+        let secret = matches!(self.login, Some(NatsLogin::Password(..) | NatsLogin::Token(_)));
+        let near = |host: &str| {
+            host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|ip| ip.is_loopback())
+        };
+        let open = |server: &&ServerAddr| server.scheme() != "tls" && !near(server.host());
+        self.servers.iter().filter(|_| secret).find(open).map(ServerAddr::host)
     }
 
     /// What the type cannot say.
@@ -180,6 +193,16 @@ mod tests {
         assert_eq!((user.as_str(), password.expose_secret()), ("us:er", "p@ss"));
         let token = JetStreamOptions::new("nats://tok@a").unwrap().login;
         assert!(matches!(token, Some(NatsLogin::Token(token)) if token.expose_secret() == "tok"));
+    }
+
+    #[test]
+    fn a_password_is_not_sent_about_in_the_open() {
+        let to = |url: &str| JetStreamOptions::new(url).unwrap().exposed_to().map(str::to_owned);
+        assert_eq!(to("nats://u:p@127.0.0.1,a.example"), Some("a.example".into()));
+        assert_eq!(to("nats://t@10.0.0.1"), Some("10.0.0.1".into()));
+        for fine in ["nats://a.example", "tls://u:p@a.example", "nats://u:p@localhost,[::1]:4"] {
+            assert_eq!(to(fine), None, "{fine}");
+        }
     }
 
     #[test]

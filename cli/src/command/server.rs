@@ -8,7 +8,8 @@ use clap::Args;
 use super::Caller;
 use crate::failure::Result;
 use crate::output::{Show, print};
-use crate::server::broker::BrokerUrl;
+use crate::server::broker::{BrokerUrl, Opening};
+use crate::server::machine;
 use crate::server::ports::Place;
 use crate::server::run::{Options, Ready, run};
 
@@ -17,28 +18,33 @@ use crate::server::run::{Options, Ready, run};
 #[command(after_help = "\
 All servers of one broker are one cluster: each has the same configuration and runs the
 same services, and any of them can be killed. With rocksdb:PATH the broker is in this
-process, and others reach it over its wire.
+process, and others reach it over its wire. With nats://A,B,C NATS JetStream keeps
+everything, and every server is equal.
 
 Credentials for a broker elsewhere are never given on the command line: they come from
-the environment, from --credentials, or from the saved context that leads there. They
-need admin permission.
+the environment, from --credentials, or from the saved context that leads there. Those
+for crossdock:// need admin permission.
 
 Environment:
-  CROSSDOCK_USER, CROSSDOCK_PASSWORD   the user to come to the broker as
+  CROSSDOCK_BROKER                     the broker; nats://USER:PASSWORD@A,B,C goes here
+  CROSSDOCK_USER, CROSSDOCK_PASSWORD   the user to come to crossdock:// as
   CROSSDOCK_API_KEY                    an API key instead
-  CROSSDOCK_ADMIN_PASSWORD             with rocksdb:PATH, the password of the user admin,
-                                       who is made if need be
+  CROSSDOCK_ADMIN_PASSWORD             with rocksdb:PATH and nats://A,B,C, the password of
+                                       the user admin, who is made if need be
+  CROSSDOCK_ADMIN_PASSWORD_FILE        a file with it instead
   CROSSDOCK_LOG, RUST_LOG              what is logged
 
 Examples:
   crossdock server --broker crossdock://127.0.0.1:7402 --port-base 7500
   crossdock server --broker crossdocks://broker.example:7402 --credentials /run/secrets/crossdock.json
+  crossdock server --broker nats://a.example,b.example,c.example --credentials /run/secrets/nats.json
   crossdock server --broker rocksdb:/var/lib/crossdock/broker --dir /var/lib/crossdock/server \\
     --bind-wire 0.0.0.0 --tls-cert cert.pem --tls-key key.pem")]
 pub(super) struct Arguments {
-    /// The broker: rocksdb:PATH, crossdock://HOST:PORT, or crossdocks://HOST:PORT with TLS
+    /// The broker: rocksdb:PATH, crossdock://HOST:PORT, crossdocks://HOST:PORT with TLS, nats://A,B,C, or tls://A,B,C
+    /// [default: CROSSDOCK_BROKER]
     #[arg(long, value_name = "URL")]
-    broker: BrokerUrl,
+    broker: Option<String>,
     /// This server's own directory, from which services are run
     #[arg(long, value_name = "DIR", default_value = "./crossdock-server")]
     dir: PathBuf,
@@ -52,7 +58,7 @@ pub(super) struct Arguments {
     /// Where the gateway and the Admin API listen
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind: IpAddr,
-    /// Where the broker's wire listens, with rocksdb:PATH
+    /// Where the broker's wire listens, with rocksdb:PATH and nats://A,B,C
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind_wire: IpAddr,
     /// The certificate, with its chain, that encrypts the broker's wire: a PEM file
@@ -64,7 +70,8 @@ pub(super) struct Arguments {
     /// Let what is not encrypted be reached from other machines, and send credentials to the broker so
     #[arg(long)]
     insecure: bool,
-    /// A file with the credentials for the broker, like the context.json of a quickstart
+    /// A file with the credentials for the broker: like the context.json of a quickstart; for NATS {"user": ...,
+    /// "password": ...}, {"token": ...}, or what nsc makes
     #[arg(long, value_name = "FILE")]
     credentials: Option<PathBuf>,
     /// Go on without acknowledged messages that a damaged disk has lost, where it would refuse to start
@@ -74,18 +81,22 @@ pub(super) struct Arguments {
 
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
-        let wire = matches!(self.broker, BrokerUrl::Embedded(_)).then_some(self.bind_wire);
+        let broker = BrokerUrl::given(self.broker.as_deref())?;
+        let wire = (!matches!(broker, BrokerUrl::Remote(_))).then_some(self.bind_wire);
         let options = Options {
-            broker: self.broker,
+            broker,
             directory: self.dir,
-            name: self.name,
+            name: self.name.clone(),
             place: Place { base: self.port_base, http: self.bind, wire },
             tls: self.tls_cert.zip(self.tls_key),
-            ca: caller.ca.clone(),
-            insecure: self.insecure,
-            credentials: self.credentials,
-            context: caller.context.clone(),
-            accept_loss: self.accept_loss,
+            opening: Opening {
+                name: self.name.unwrap_or_else(machine),
+                ca: caller.ca.clone(),
+                insecure: self.insecure,
+                credentials: self.credentials,
+                context: caller.context.clone(),
+                accept_loss: self.accept_loss,
+            },
         };
         Box::pin(run(options, |ready| {
             if caller.for_people() { print(&welcome(ready)) } else { caller.output.next(ready) }

@@ -46,6 +46,8 @@ impl Show for Status {
         let mut all: Vec<_> = Self::COLUMNS.iter().copied().zip(self.row()).collect();
         all.extend(self.health.reason.clone().map(|reason| ("not ready", reason)));
         all.push(("broker", self.health.engine.clone()));
+        all.extend(self.health.detail.clone().map(|detail| ("", detail)));
+        all.extend(self.health.warning.clone().map(|warning| ("warning", warning)));
         all.extend(self.broker_url.clone().map(|url| ("broker wire", url)));
         for member in &self.members {
             let text = format!(

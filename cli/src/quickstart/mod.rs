@@ -71,8 +71,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         let broker_url = ports.broker_url(false)?;
         let saved = directory.context()?;
         let admin = Admin::load(&*broker).await?;
-        let password =
-            admin.decide(saved.and_then(|context| context.password), env::get(env::ADMIN_PASSWORD)?);
+        let password = admin.decide(saved.and_then(|context| context.password), env::admin_password()?);
         let context = Context {
             url: admin_url.clone(),
             gateway_url: Some(gateway_url.clone()),

@@ -5,6 +5,7 @@
 
 pub(crate) mod admin;
 pub(crate) mod broker;
+mod credentials;
 pub(crate) mod memory;
 pub(crate) mod ports;
 pub(crate) mod run;

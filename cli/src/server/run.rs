@@ -11,7 +11,7 @@ use crossdock_topics::{Error, ErrorCode, Store};
 use serde::Serialize;
 
 use super::admin::{ADMIN, Admin, Password};
-use super::broker::{self, BrokerUrl};
+use super::broker::{BrokerUrl, Opening};
 use super::ports::{self, Place, Ports};
 use super::signals::Signals;
 use super::{GRACE, Parts, Server, machine};
@@ -32,16 +32,8 @@ pub(crate) struct Options {
     pub(crate) place: Place,
     /// The certificate with its chain, and its key, that encrypt the wire.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
-    /// The certificates to trust of a broker elsewhere, instead of those that this machine trusts.
-    pub(crate) ca: Option<PathBuf>,
-    /// Whether what is not encrypted may be reached from other machines.
-    pub(crate) insecure: bool,
-    /// A file with credentials for the broker.
-    pub(crate) credentials: Option<PathBuf>,
-    /// The saved context that leads to the broker.
-    pub(crate) context: Option<String>,
-    /// Go on without acknowledged messages that were lost.
-    pub(crate) accept_loss: bool,
+    /// How the broker is opened; what is insecure there is so for listeners too.
+    pub(crate) opening: Opening,
 }
 
 /// A server that is ready.
@@ -71,7 +63,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let mut signals = Signals::listen()?;
     let _lock = lock(&options.directory)?;
     let opened = tokio::select! {
-        opened = options.open() => opened?,
+        opened = options.opening.open(&options.broker) => opened?,
         // Waiting for a broker that does not come.
         () = signals.next() => return Ok(()),
     };
@@ -80,7 +72,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
         let ports = Ports::bind(options.place).await?;
         let (gateway_url, admin_url) = ports.urls()?;
         let broker_url = match &options.broker {
-            BrokerUrl::Embedded(_) => ports.broker_url(options.encrypted())?,
+            BrokerUrl::Embedded(_) | BrokerUrl::Nats(_) => ports.broker_url(options.encrypted())?,
             BrokerUrl::Remote(url) => Some(url.clone()),
         };
         let name = match &options.name {
@@ -122,7 +114,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
 impl Options {
     /// Refuses what others could listen to without anybody having wanted it.
     fn check(&self) -> Result<(), Error> {
-        let open = |ip: IpAddr| !ip.is_loopback() && !self.insecure;
+        let open = |ip: IpAddr| !ip.is_loopback() && !self.opening.insecure;
         let refuse = |what: &str, ip: IpAddr, hint: &str| {
             let message =
                 format!("{what} would be reached from other machines on {ip}, and is not encrypted");
@@ -146,41 +138,38 @@ impl Options {
         }
     }
 
-    /// Makes the password of the user `admin` as the environment says, where the broker is this process's own.
+    /// Makes the password of the user `admin` as the environment says, where no other process of ours has the broker.
     async fn admit(&self, broker: &dyn Store) -> Result<(), Error> {
-        let BrokerUrl::Embedded(_) = self.broker else { return Ok(()) };
-        let admin = Admin::load(broker).await?;
-        match env::get(env::ADMIN_PASSWORD)? {
-            Some(given) => {
-                admin.permit(broker).await?;
-                admin.set(broker, &Password::Given(given)).await
-            }
-            None if admin.exists() => Ok(()),
-            None => {
-                let variable = env::ADMIN_PASSWORD;
-                say(&format!(
-                    "there is no user {ADMIN} yet: set {variable} to make one, who may do everything"
-                ));
-                Ok(())
+        if let BrokerUrl::Remote(_) = self.broker {
+            return Ok(());
+        }
+        let given = env::admin_password()?;
+        loop {
+            let admin = Admin::load(broker).await?;
+            match given.clone() {
+                Some(given) => {
+                    admin.permit(broker).await?;
+                    match admin.set(broker, &Password::Given(given)).await {
+                        // Another server of the cluster was faster: what it has made is looked at.
+                        Err(error) if error.code == ErrorCode::Conflict => {}
+                        done => return done,
+                    }
+                }
+                None => {
+                    if !admin.exists() {
+                        let variable = env::ADMIN_PASSWORD;
+                        say(&format!(
+                            "there is no user {ADMIN} yet: set {variable} to make one, who may do everything"
+                        ));
+                    }
+                    return Ok(());
+                }
             }
         }
     }
 
     fn encrypted(&self) -> bool {
         self.tls.is_some()
-    }
-
-    async fn open(&self) -> Result<crossdock_topics::SharedBroker, Error> {
-        match &self.broker {
-            BrokerUrl::Embedded(path) => broker::embedded(path, self.accept_loss).await,
-            BrokerUrl::Remote(url) => {
-                let mut options = broker::options(url, self.credentials.as_deref(), self.context.as_deref())?;
-                options.ca.clone_from(&self.ca);
-                options.plain_credentials = self.insecure;
-                options.name = self.name.clone().unwrap_or_else(machine);
-                broker::remote(options).await
-            }
-        }
     }
 }
 
@@ -214,11 +203,7 @@ mod tests {
             name: None,
             place: Place { base: 0, http, wire },
             tls: None,
-            ca: None,
-            insecure,
-            credentials: None,
-            context: None,
-            accept_loss: false,
+            opening: Opening { insecure, ..Opening::default() },
         }
     }
 

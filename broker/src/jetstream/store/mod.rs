@@ -63,6 +63,11 @@ impl KeyStore {
         self.fresh.trouble()
     }
 
+    /// How many servers keep it, as it was found.
+    pub(super) fn replicas(&self) -> usize {
+        self.bucket.stream.cached_info().config.num_replicas
+    }
+
     /// Ends all watches.
     pub(super) fn close(&self) {
         self.mirror.shared.close();

@@ -273,7 +273,8 @@ impl<'a> Connection<'a> {
             ToClient::Health { ready, reason, engine, .. } => self.link.status.send_modify(|status| {
                 tracing::debug!(engine, ready, reason, "the broker's health");
                 let engine = std::mem::take(&mut status.health.engine);
-                status.health = Health { ready: ready && !status.closed, reason, engine };
+                status.health =
+                    Health { ready: ready && !status.closed, reason, engine, detail: None, warning: None };
             }),
             ToClient::Drain { .. } => {
                 self.draining = true;

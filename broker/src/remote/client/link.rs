@@ -146,6 +146,8 @@ impl Link {
             ready: false,
             reason: Some("not connected yet".into()),
             engine: options.address.to_string(),
+            detail: None,
+            warning: None,
         };
         let status = Status { number: 0, up: false, settling: false, closed: false, health };
         Self {

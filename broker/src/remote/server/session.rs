@@ -350,7 +350,7 @@ impl Session {
     fn tell_health(&mut self) {
         let health = self.server.broker.health();
         if self.health.as_ref() != Some(&health) {
-            let Health { ready, reason, engine } = health.clone();
+            let Health { ready, reason, engine, .. } = health.clone();
             self.pipe.output.append(frames::plain(&ToClient::Health { id: 0, ready, reason, engine }));
             self.health = Some(health);
         }

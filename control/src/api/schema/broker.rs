@@ -226,6 +226,10 @@ pub(crate) struct BrokerHealth {
     reason: Option<String>,
     /// The engine and where it keeps its data.
     engine: String,
+    /// What it stands on, and what becomes of an acknowledged message there, in words.
+    detail: Option<String>,
+    /// What works, and is less safe than whoever runs it may think: what it is, and what to do.
+    warning: Option<String>,
 }
 
 /// A key that waits alone, because its message failed too often.

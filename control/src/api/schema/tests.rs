@@ -76,7 +76,13 @@ fn the_descriptions_name_the_fields_that_the_types_have() {
         topics: vec![progress],
     };
     assert_eq!(described::<SubscriptionInfo>(), serialized(&info));
-    let health = crossdock_topics::Health { ready: false, reason: Some("x".into()), engine: "x".into() };
+    let health = crossdock_topics::Health {
+        ready: false,
+        reason: Some("x".into()),
+        engine: "x".into(),
+        detail: Some("x".into()),
+        warning: Some("x".into()),
+    };
     assert_eq!(described::<BrokerHealth>(), serialized(&health));
 }
 

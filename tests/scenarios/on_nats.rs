@@ -1,0 +1,157 @@
+//! Servers on NATS JetStream: nothing else is different from the other engines but the URL.
+
+use std::time::Duration;
+
+use crossdock_tests::{Client, Nats, Servers, eventually};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// What a nats-server with a login has in its configuration.
+const LOGIN: &str = r#"authorization { user: crossdock, password: "s3cret-of-nats" }"#;
+
+/// Turns orders into shipments, and says which process it is.
+const SERVICE: &str = r#"
+import os
+from crossdock import Context, consume, serve
+
+@consume("orders")
+def ship(number: int, ctx: Context):
+    ctx.publish("shipments", {"number": number, "by": os.getpid()})
+
+@serve()
+def route():
+    return {"by": os.getpid()}
+"#;
+
+async fn servers(url: &str, count: usize) -> Servers {
+    Servers::start(env!("CARGO_BIN_EXE_crossdock"), url, count).await
+}
+
+/// Makes the topics and deploys the service through the first server, which answers for all of them.
+async fn deploy(servers: &Servers) {
+    servers.write("route.py", SERVICE);
+    let topics = "crossdock topic create orders && crossdock topic create shipments";
+    let _ = servers.bash(0, topics).await.expect(0);
+    let ran = servers.bash(0, "crossdock service deploy route.py --wait 1m -o json").await.expect(0);
+    let deployed: Value = serde_json::from_str(&ran.stdout).expect("JSON");
+    assert_eq!(deployed["ready"], true, "{deployed}");
+}
+
+/// Publishes through a gateway, until it is acknowledged: under an id of its own, so that it is stored once.
+async fn publish(gateway: &Client, number: u32) {
+    eventually("a receipt", PATIENCE, || async {
+        let id = format!("order-{number}");
+        let headers = [("content-type", "application/json"), ("x-message-id", id.as_str())];
+        let sent = gateway.send("POST", "/topics/orders/messages", &headers, number.to_string()).await;
+        sent.ok().filter(|answer| answer.status == 201).map(drop)
+    })
+    .await;
+}
+
+/// The numbers that were shipped, once there are so many.
+async fn shipped(admin: &Client, count: usize) -> Vec<u64> {
+    eventually("all to be shipped", PATIENCE, || async {
+        let mut numbers = Vec::new();
+        for message in admin.read_topic("shipments").await {
+            let data: Value = serde_json::from_str(message.json()).ok()?;
+            numbers.push(data["number"].as_u64()?);
+        }
+        numbers.sort_unstable();
+        (numbers.len() >= count).then_some(numbers)
+    })
+    .await
+}
+
+async fn answers(client: &Client) {
+    eventually("an answer", PATIENCE, || async {
+        let json = &[("content-type", "application/json")];
+        let answer = client.send("POST", "/api/v1/services/route/invoke", json, "null").await.ok()?;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn given_one_server_on_nats_when_it_and_nats_are_killed_should_go_on_where_it_was() {
+    let mut nats = Nats::start(1, LOGIN, "sync_interval: always").await;
+    let url = nats.url().replace("nats://", "nats://crossdock:s3cret-of-nats@") + "?sync=always";
+    let mut servers = servers(&url, 1).await;
+    deploy(&servers).await;
+    for number in 0..20 {
+        publish(servers.get(0).gateway(), number).await;
+    }
+    assert_eq!(shipped(servers.get(0).admin(), 20).await, (0..20).collect::<Vec<_>>());
+    answers(servers.get(0).admin()).await;
+
+    let status = servers.bash(0, "crossdock status").await.expect(0).stdout;
+    assert!(status.contains("NATS JetStream") && status.contains("a receipt says fsync"), "{status}");
+    // Who asks NATS is nobody else's business.
+    let pid = servers.get(0).pid();
+    let arguments =
+        std::fs::read_to_string(format!("/proc/{pid}/cmdline")).expect("what others see of a process");
+    for text in [&status, &servers.get(0).log(), &arguments] {
+        assert!(!text.contains("s3cret"), "{text}");
+    }
+
+    servers.kill(0).await;
+    nats.kill(0).await;
+    nats.restart(0).await;
+    servers.restart(0).await;
+    publish(servers.get(0).gateway(), 20).await;
+    assert_eq!(shipped(servers.get(0).admin(), 21).await, (0..=20).collect::<Vec<_>>());
+    answers(servers.get(0).admin()).await;
+
+    // Without NATS the server says that it cannot be relied on, and comes back by itself.
+    let health = async |status: u16| {
+        let gateway = servers.get(0).gateway().with_user(None);
+        eventually("its health", PATIENCE, || async {
+            let answer = gateway.send("GET", "/health", &[], Vec::new()).await.ok()?;
+            (answer.status == status).then_some(())
+        })
+        .await;
+    };
+    nats.kill(0).await;
+    health(503).await;
+    nats.restart(0).await;
+    health(200).await;
+    publish(servers.get(0).gateway(), 21).await;
+    servers.stop_all().await;
+}
+
+#[tokio::test]
+async fn given_a_nats_that_keeps_messages_once_and_may_not_sync_when_asked_should_say_so() {
+    let nats = Nats::start(1, "", "").await;
+    let mut servers = servers(&nats.url(), 1).await;
+    let status = servers.get(0).admin().get("/api/v1/status").await.expect(200).json();
+    let warning = status["health"]["warning"].as_str().unwrap_or_default();
+    assert!(warning.contains("sync_interval") && warning.contains("?sync=always"), "{status}");
+    assert_eq!(servers.get(0).log().matches("sync_interval").count(), 1);
+    // A topic that is to be safe is not made where it would not be; one that is told to be less is.
+    let ran = servers.bash(0, "crossdock topic create orders").await.expect(2);
+    assert!(ran.stderr.contains("fsync"), "{}", ran.stderr);
+    let _ = servers.bash(0, "crossdock topic create orders --durability os").await.expect(0);
+    servers.stop_all().await;
+}
+
+#[tokio::test]
+async fn given_a_login_on_the_command_line_or_a_wrong_one_when_started_should_be_refused() {
+    let nats = Nats::start(1, LOGIN, "sync_interval: always").await;
+    let mut servers = servers(&nats.url().replace("nats://", "nats://crossdock:s3cret-of-nats@"), 1).await;
+    let url = nats.url();
+    let open = url.replace("nats://", "nats://crossdock:s3cret-of-nats@");
+    servers.write("nats.json", r#"{"user": "crossdock", "password": "wrong"}"#);
+    for (code, arguments, said) in [
+        (2, format!("--broker {open}"), "CROSSDOCK_BROKER"),
+        (4, format!("--broker {url}"), "refuses the login"),
+        (4, format!("--broker {url} --credentials nats.json"), "refuses the login"),
+        (2, String::new(), "--broker"),
+    ] {
+        let ran = servers
+            .bash(0, &format!("crossdock server {arguments} --dir other --port-base 0"))
+            .await
+            .expect(code);
+        assert!(ran.stderr.contains(said) && !ran.stderr.contains("s3cret"), "{ran:?}");
+    }
+    servers.stop_all().await;
+}
