@@ -273,13 +273,21 @@ pub(crate) fn write_secret(path: &Path, value: &impl Serialize) -> Result<(), Er
     let mut text = serde_json::to_vec_pretty(value)
         .map_err(|cause| Error::internal(format!("cannot write {}: {cause}", path.display())))?;
     text.push(b'\n');
+    write_private(path, &text)
+}
+
+/// Writes a file that its owner alone can read, or leaves the old one.
+///
+/// # Errors
+/// When it cannot be written.
+pub(crate) fn write_private(path: &Path, text: &[u8]) -> Result<(), Error> {
     let part = path.with_extension(format!("{}.part", std::process::id()));
     let write = || {
         let mut file =
             fs::OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         // A part left over by a process of the same number keeps its mode when it is opened again.
         file.set_permissions(fs::Permissions::from_mode(0o600))?;
-        file.write_all(&text)?;
+        file.write_all(text)?;
         file.sync_all()?;
         fs::rename(&part, path)
     };

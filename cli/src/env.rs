@@ -25,6 +25,8 @@ pub(crate) const BROKER: &str = "CROSSDOCK_BROKER";
 pub(crate) const ADMIN_PASSWORD: &str = "CROSSDOCK_ADMIN_PASSWORD";
 /// A file with that password instead, as container platforms hand out secrets.
 pub(crate) const ADMIN_PASSWORD_FILE: &str = "CROSSDOCK_ADMIN_PASSWORD_FILE";
+/// The program nats-server, as with `quickstart --nats-server`.
+pub(crate) const NATS_SERVER: &str = "CROSSDOCK_NATS_SERVER";
 /// The editor that a dead letter is mended in; goes before [`EDITOR`].
 pub(crate) const VISUAL: &str = "VISUAL";
 /// The same, by its older name.

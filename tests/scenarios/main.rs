@@ -4,6 +4,7 @@
 mod bad_disks;
 mod bad_input;
 mod bad_services;
+mod cluster;
 mod configuration;
 mod github_webhooks;
 mod lifecycle;

@@ -25,7 +25,7 @@ pub use client::{Client, Stored};
 pub use disk::SmallDisk;
 pub use eventually::eventually;
 pub use line::Line;
-pub use nats::Nats;
+pub use nats::{Nats, nats_server};
 pub use raw::{exchange, open};
 pub use sandbox::{Builder, Ran, Sandbox};
 pub use servers::Servers;

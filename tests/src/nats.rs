@@ -65,7 +65,7 @@ impl Nats {
     }
 
     async fn begin(nodes: usize, more: &str, jetstream: &str, cuttable: bool) -> Self {
-        let binary = binary();
+        let binary = nats_server();
         let folder = tempfile::Builder::new().prefix("crossdock-nats-").tempdir().expect("a folder");
         let guard = Guard::start(folder.path());
         let first = free(u16::try_from(nodes * 3).expect("a few servers"));
@@ -279,7 +279,8 @@ impl Guard {
 ///
 /// # Panics
 /// When it is nowhere, saying how to get it.
-fn binary() -> PathBuf {
+#[must_use]
+pub fn nats_server() -> PathBuf {
     if let Some(named) = std::env::var_os("CROSSDOCK_NATS_SERVER") {
         return named.into();
     }

@@ -20,6 +20,7 @@ pub struct Builder {
     disk: Option<SmallDisk>,
     folder: PathBuf,
     ports: u16,
+    cluster: bool,
 }
 
 impl Builder {
@@ -28,6 +29,13 @@ impl Builder {
     pub fn on_fixed_ports(mut self) -> Self {
         self.ports = crate::ports::free(3);
         self
+    }
+
+    /// Starts a cluster of three servers and three nats-servers instead of one process.
+    #[must_use]
+    pub fn as_cluster(self) -> Self {
+        let nats = crate::nats::nats_server().display().to_string();
+        Self { cluster: true, ..self.env("CROSSDOCK_NATS_SERVER", &nats) }
     }
 
     /// Makes the sandbox's folder in this one, instead of the system's for temporary files.
@@ -69,7 +77,8 @@ impl Builder {
     pub fn prepare(self) -> Sandbox {
         let folder = self.folder.canonicalize().expect("a folder that exists");
         let home = tempfile::Builder::new().prefix("crossdock-").tempdir_in(folder).expect("a folder");
-        Sandbox { home, binary: self.binary, env: self.env, disk: self.disk, ports: self.ports, server: None }
+        let Self { binary, env, disk, ports, cluster, .. } = self;
+        Sandbox { home, binary, env, disk, ports, cluster, server: None }
     }
 }
 
@@ -84,6 +93,7 @@ pub struct Sandbox {
     binary: PathBuf,
     env: Vec<(String, String)>,
     ports: u16,
+    cluster: bool,
     home: TempDir,
 }
 
@@ -118,7 +128,8 @@ impl Sandbox {
     /// A sandbox of this binary.
     #[must_use]
     pub fn builder(binary: impl Into<PathBuf>) -> Builder {
-        Builder { binary: binary.into(), env: Vec::new(), disk: None, folder: std::env::temp_dir(), ports: 0 }
+        let (binary, folder) = (binary.into(), std::env::temp_dir());
+        Builder { binary, env: Vec::new(), disk: None, folder, ports: 0, cluster: false }
     }
 
     /// Starts the server, again or for the first time, on the same folder.
@@ -142,6 +153,7 @@ impl Sandbox {
             None => Command::new(&self.binary),
         };
         command.arg("quickstart").arg(self.inner_data()).args(["--port-base", &self.ports.to_string()]);
+        command.args(self.cluster.then_some("--cluster"));
         self.at_home(&mut command);
         let log = OpenOptions::new().create(true).append(true).open(self.log_path()).expect("a log");
         self.server = Some(Server::start(command, &self.data(), log).await?);

@@ -31,6 +31,8 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How long NATS may need until it can find or make a stream.
 const STARTING: Duration = Duration::from_secs(30);
+/// How long it may take to find a stream. A cluster that has just started answers nobody, also not later.
+const FINDING: Duration = Duration::from_secs(2);
 /// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
@@ -204,12 +206,16 @@ impl Connection {
         let name = config.name.clone();
         let deadline = Instant::now() + STARTING;
         loop {
-            let error = match self.context.get_stream(&name).await {
+            let found = tokio::time::timeout(FINDING, self.context.get_stream(&name)).await;
+            let error = match found
+                .map_err(|_| "nobody answers".to_owned())
+                .and_then(|found| found.map_err(|error| error.to_string()))
+            {
                 Ok(stream) => return Ok(stream),
                 Err(found) => match self.context.create_stream(config.clone()).await {
                     Ok(_) => continue,
                     // What went wrong first says more when NATS does not answer at all.
-                    Err(error) if error.to_string().contains("timed out") => found.to_string(),
+                    Err(error) if error.to_string().contains("timed out") => found,
                     Err(error) => error.to_string(),
                 },
             };

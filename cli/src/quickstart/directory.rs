@@ -9,7 +9,8 @@ use crossdock_topics::Error;
 use crate::context::{Context, write_secret};
 use crate::failure;
 
-/// `DIR`, with the broker's data in `DIR/broker` and what the command line needs in `DIR/context.json`.
+/// `DIR`, with what the command line needs in `DIR/context.json`, and the broker's data in `DIR/broker`, or a cluster's in
+/// `DIR/nats-1` and so on.
 #[derive(Debug)]
 pub(super) struct Directory(PathBuf);
 
@@ -36,6 +37,11 @@ impl Directory {
     /// Where the broker keeps its files.
     pub(super) fn broker(&self) -> PathBuf {
         self.0.join("broker")
+    }
+
+    /// Where a cluster keeps its login to NATS.
+    pub(super) fn nats_login(&self) -> PathBuf {
+        self.0.join("nats.json")
     }
 
     /// Where services are run; made anew at each start.

@@ -1,12 +1,13 @@
 //! A whole platform in one process: broker, services, gateway and Admin API.
 
+pub(crate) mod cluster;
 mod directory;
 
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crossdock_broker::remote::ServeOptions;
-use crossdock_topics::{Error, ErrorCode, SharedBroker};
+use crossdock_topics::{Error, ErrorCode, SharedBroker, Store};
 use serde::Serialize;
 
 use crate::client::Client;
@@ -64,30 +65,28 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let began = Instant::now();
     let signals = Signals::listen()?;
     let directory = Directory::open(&options.directory)?;
+    if directory.nats_login().exists() {
+        return Err(Error::new(
+            ErrorCode::Conflict,
+            format!("{} is a cluster's", directory.path().display()),
+        )
+        .hint("start it with --cluster, or name another directory")
+        .into());
+    }
     let broker = open(&directory, options.accept_loss).await?;
     let started = async {
         let ports = Ports::bind(Place::local(options.port_base)).await?;
         let (gateway_url, admin_url) = ports.urls()?;
         let broker_url = ports.broker_url(false)?;
-        let saved = directory.context()?;
-        let admin = Admin::load(&*broker).await?;
-        let password = admin.decide(saved.and_then(|context| context.password), env::admin_password()?);
         let context = Context {
             url: admin_url.clone(),
             gateway_url: Some(gateway_url.clone()),
             broker_url: broker_url.clone(),
-            user: Some(ADMIN.into()),
-            password: password.known().map(str::to_owned),
+            user: None,
+            password: None,
             api_key: None,
         };
-        // Before the store knows the password: whatever happens in between, it is not lost.
-        directory.save(&context)?;
-        let before = admin.exists();
-        if let Some(permission) = admin.permit(&*broker).await?.filter(|_| before) {
-            say(&format!("the user {ADMIN} was no administrator any more: made permission {permission}"));
-        }
-        admin.set(&*broker, &password).await?;
-        save(&directory, &context);
+        let (context, password) = own(&directory, &*broker, context).await?;
         let parts = Parts {
             name: server::machine(),
             broker: broker.clone(),
@@ -98,7 +97,7 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
             wire: ServeOptions::default(),
         };
         let server = Server::start(parts).await?;
-        answers(&context).await?;
+        answers(&context, READY).await?;
         Ok::<_, Error>((server, context, password))
     };
     let (server, context, password) = match started.await {
@@ -123,6 +122,31 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     .or_else(|failure| if matches!(failure, Failure::OutputClosed) { Ok(()) } else { Err(failure) })?;
 
     server.until_told(signals).await
+}
+
+/// Makes the user `admin` of the platform that is reached so, and saves how: in the directory, and for the command line.
+///
+/// # Errors
+/// Those of the store, and of the directory's files.
+async fn own(
+    directory: &Directory,
+    store: &dyn Store,
+    reached: Context,
+) -> Result<(Context, Password), Error> {
+    let saved = directory.context()?;
+    let admin = Admin::load(store).await?;
+    let password = admin.decide(saved.and_then(|context| context.password), env::admin_password()?);
+    let known = password.known().map(str::to_owned);
+    let context = Context { user: Some(ADMIN.into()), password: known, ..reached };
+    // Before the store knows the password: whatever happens in between, it is not lost.
+    directory.save(&context)?;
+    let before = admin.exists();
+    if let Some(permission) = admin.permit(store).await?.filter(|_| before) {
+        say(&format!("the user {ADMIN} was no administrator any more: made permission {permission}"));
+    }
+    admin.set(store, &password).await?;
+    save(directory, &context);
+    Ok((context, password))
 }
 
 async fn open(directory: &Directory, accept_loss: bool) -> Result<SharedBroker, Error> {
@@ -155,11 +179,14 @@ fn save(directory: &Directory, context: &Context) {
     }
 }
 
+/// How long a server may take to answer.
+const READY: Duration = Duration::from_secs(10);
+
 /// Resolves once both faces answer.
-async fn answers(context: &Context) -> Result<(), Error> {
+async fn answers(context: &Context, within: Duration) -> Result<(), Error> {
     let client = Client::new(context.clone(), None)?;
     let gateway = client.at(context.gateway_url.as_deref().unwrap_or(&context.url))?;
-    let mut tried = 0;
+    let deadline = Instant::now() + within;
     loop {
         let asked = async {
             client.drained(client.api(reqwest::Method::GET, &["health"])).await?;
@@ -167,7 +194,7 @@ async fn answers(context: &Context) -> Result<(), Error> {
         };
         match asked.await {
             Ok(()) => return Ok(()),
-            Err(error) if error.code == ErrorCode::Unavailable && tried < 100 => tried += 1,
+            Err(error) if error.code == ErrorCode::Unavailable && Instant::now() < deadline => {}
             Err(error) => return Err(error),
         }
         tokio::time::sleep(Duration::from_millis(20)).await;

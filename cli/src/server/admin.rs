@@ -143,7 +143,8 @@ fn json(value: &impl Serialize) -> Result<Bytes, Error> {
         .map_err(|cause| Error::internal(format!("cannot write JSON: {cause}")))
 }
 
-fn generate() -> String {
+/// A secret that nobody guesses.
+pub(crate) fn generate() -> String {
     let mut random = rand::rng();
     (0..LENGTH).map(|_| char::from(ALPHABET[random.random_range(0..ALPHABET.len())])).collect()
 }

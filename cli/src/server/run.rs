@@ -174,7 +174,10 @@ impl Options {
 }
 
 /// Makes the directory and takes it: two servers in one would sweep away each other's services.
-fn lock(directory: &Path) -> Result<File, Error> {
+///
+/// # Errors
+/// `Conflict` when another process has it.
+pub(crate) fn lock(directory: &Path) -> Result<File, Error> {
     let made = DirBuilder::new().recursive(true).mode(0o700).create(directory);
     made.map_err(|cause| failure::file("make the directory", directory, &cause))?;
     let path = directory.join("lock");
