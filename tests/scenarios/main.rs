@@ -6,6 +6,7 @@ mod bad_input;
 mod bad_services;
 mod cluster;
 mod configuration;
+mod deployment;
 mod github_webhooks;
 mod lifecycle;
 mod on_nats;
