@@ -77,6 +77,7 @@ fn given_the_compose_file_when_read_should_name_only_what_is_there() {
             assert!(there, "{name}: {mount}");
         }
         let image = service["image"].as_str().expect("an image");
+        assert!(image != "crossdock" || service["build"] == ".", "{name}: nobody else has this image");
         assert!(service["healthcheck"].is_object() || image == "crossdock", "{name} has no health check");
     }
     assert!(health_of_image().concat().contains("/health"));

@@ -177,4 +177,23 @@ mod tests {
         let both = [welcome(&ready(Some("s3cr3t"))), welcome(&ready(None))];
         insta::assert_snapshot!(both.join("----\n"));
     }
+
+    #[test]
+    fn a_cluster() {
+        let at = |number: u16| cluster::ServerAt {
+            name: format!("server-{number}"),
+            gateway_url: format!("http://127.0.0.1:74{}0", number - 1),
+            admin_url: format!("http://127.0.0.1:74{}1", number - 1),
+            broker_url: format!("crossdock://127.0.0.1:74{}2", number - 1),
+        };
+        insta::assert_snapshot!(cluster_welcome(&cluster::Ready {
+            directory: "/srv/cluster".into(),
+            servers: (1..=3).map(at).collect(),
+            nats_url: "nats://127.0.0.1:7430,127.0.0.1:7440,127.0.0.1:7450".into(),
+            user: "admin".into(),
+            password: Some("s3cr3t".into()),
+            password_note: None,
+            ready_in_ms: 4200,
+        }));
+    }
 }
