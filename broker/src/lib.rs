@@ -8,6 +8,7 @@ mod delivery;
 pub mod embedded;
 pub mod group;
 pub mod jetstream;
+pub mod moving;
 pub mod remote;
 mod store_view;
 

@@ -9,6 +9,7 @@ mod configuration;
 mod deployment;
 mod github_webhooks;
 mod lifecycle;
+mod moving;
 mod on_nats;
 mod operating_elsewhere;
 mod readme;

@@ -194,6 +194,17 @@ impl Nats {
         }
     }
 
+    /// How many messages a stream has, as one server's monitoring says; 0 when it is not there.
+    pub async fn messages_in(&self, node: usize, stream: &str) -> u64 {
+        let url = format!("http://127.0.0.1:{}/jsz?streams=true", self.nodes[node].port + 2);
+        let Ok(answer) = self.client.get(&url).timeout(Duration::from_secs(2)).send().await else { return 0 };
+        let Ok(text) = answer.text().await else { return 0 };
+        let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+        let streams = said["account_details"][0]["stream_detail"].as_array().cloned().unwrap_or_default();
+        let found = streams.iter().find(|found| found["name"] == stream);
+        found.and_then(|found| found["state"]["messages"].as_u64()).unwrap_or(0)
+    }
+
     fn pid(&self, node: usize) -> u32 {
         self.nodes[node].child.as_ref().and_then(Child::id).expect("a server that runs")
     }

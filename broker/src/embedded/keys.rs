@@ -16,6 +16,7 @@
 //! | `default` | `paused/` subscription u32 | nothing; there while it is paused |
 //! | `default` | `lease/` lease u64 | how long it lasts, u64 milliseconds |
 //! | `default` | `compact/` topic u32 | `keys` holds all keys of this topic; empty |
+//! | `default` | `moving` | there while all this is being moved here, see `house` |
 //! | `default` | `source/` topic u32, publisher u128 | its batches that may be sent again, see `sources` |
 //!
 //! All integers are big-endian, so that keys sort as their numbers do. Numbers are never used again.
@@ -30,6 +31,7 @@ pub(super) const FORMAT: u32 = 2;
 pub(super) const FORMAT_KEY: &[u8] = b"format";
 pub(super) const NEXT_KEY: &[u8] = b"next";
 pub(super) const STARTS_KEY: &[u8] = b"starts";
+pub(super) const MOVING_KEY: &[u8] = b"moving";
 pub(super) const TOPIC: &str = "topic/";
 pub(super) const SUBSCRIPTION: &str = "subscription/";
 pub(super) const LEASE: &[u8] = b"lease/";

@@ -11,6 +11,7 @@ mod consume;
 mod database;
 mod dedup;
 pub mod failpoints;
+pub(crate) mod house;
 mod keys;
 mod log;
 mod newest;
@@ -199,6 +200,9 @@ impl Embedded {
     pub fn open(options: EmbeddedOptions) -> Result<Arc<Self>> {
         let clock = options.clock.clone();
         let database = Arc::new(Database::open(&options)?);
+        if let Some(mark) = house::mark(&database)? {
+            return Err(mark.refusal());
+        }
         let start = recovery::begin(&database, clock.now())?;
         let tokens = AtomicU64::new(start << START_BITS);
         let state = recovery::read(&database, || tokens.fetch_add(1 << 24, Ordering::Relaxed))?;

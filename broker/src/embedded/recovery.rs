@@ -79,7 +79,7 @@ fn damaged(what: &str) -> Error {
         .hint("restore the folder from a backup; nothing was changed")
 }
 
-fn check_format(database: &Database) -> Result<(), Error> {
+pub(super) fn check_format(database: &Database) -> Result<(), Error> {
     match database.get("default", keys::FORMAT_KEY)? {
         None => Ok(()),
         Some(bytes) => match keys::u32_of(&bytes) {
@@ -111,9 +111,9 @@ pub(super) fn begin(database: &Database, now: Timestamp) -> Result<u64, Error> {
     Ok(start)
 }
 
-type Entries = BTreeMap<String, (Entry, Option<LeaseId>)>;
+pub(super) type Entries = BTreeMap<String, (Entry, Option<LeaseId>)>;
 
-fn read_store(database: &Database) -> Result<Entries, Error> {
+pub(super) fn read_store(database: &Database) -> Result<Entries, Error> {
     let mut entries = BTreeMap::new();
     database.scan("store", b"", b"", |key, value| {
         let key = String::from_utf8(key.to_vec()).map_err(|_| damaged("a key of the store"))?;
@@ -127,7 +127,7 @@ fn read_store(database: &Database) -> Result<Entries, Error> {
     Ok(entries)
 }
 
-fn read_numbers(database: &Database, prefix: &str) -> Result<Vec<(String, u32)>, Error> {
+pub(super) fn read_numbers(database: &Database, prefix: &str) -> Result<Vec<(String, u32)>, Error> {
     let mut numbers = Vec::new();
     database.scan("default", prefix.as_bytes(), prefix.as_bytes(), |key, value| {
         let name = std::str::from_utf8(&key[prefix.len()..]).map_err(|_| damaged("a name"))?;
@@ -137,7 +137,10 @@ fn read_numbers(database: &Database, prefix: &str) -> Result<Vec<(String, u32)>,
     Ok(numbers)
 }
 
-fn definition<T: serde::de::DeserializeOwned>(entries: &Entries, key: &str) -> Result<(T, u64), Error> {
+pub(super) fn definition<T: serde::de::DeserializeOwned>(
+    entries: &Entries,
+    key: &str,
+) -> Result<(T, u64), Error> {
     let (entry, _) = entries.get(key).ok_or_else(|| damaged(key))?;
     let definition =
         serde_json::from_slice(&entry.value).map_err(|cause| damaged(&format!("{key} ({cause})")))?;
@@ -145,7 +148,7 @@ fn definition<T: serde::de::DeserializeOwned>(entries: &Entries, key: &str) -> R
 }
 
 /// Reads a topic's segments, and those of its blocks that are not in one yet.
-fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result<TopicLog, Error> {
+pub(super) fn read_log(database: &Database, id: u32, topic: Topic, revision: u64) -> Result<TopicLog, Error> {
     let prefix = id.to_be_bytes();
     let head = match database.get("default", &keys::head(id))? {
         Some(bytes) => keys::u64_of(&bytes).ok_or_else(|| damaged("where a topic begins"))?,

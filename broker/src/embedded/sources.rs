@@ -19,7 +19,7 @@ use super::keys;
 /// been silent for longest are forgotten before their time.
 pub(super) const MAX_PUBLISHERS: usize = 65_536;
 /// A publisher is remembered for as long as ids are, and for this long at least.
-const LEAST_WINDOW: Duration = Duration::from_secs(60);
+pub(super) const LEAST_WINDOW: Duration = Duration::from_secs(60);
 /// So many runs of duplicates are remembered for a publisher; beyond it the oldest batches are forgotten.
 const MAX_RUNS: usize = 16_384;
 
@@ -172,6 +172,22 @@ impl Sources {
         if let Some(publisher) = self.publishers.get_mut(&name) {
             publisher.forget_before(batches.last().map_or(0, |(source, _)| source.answered));
             publisher.seen = publisher.seen.max(seen);
+        }
+    }
+
+    /// The batches that may be sent again: publisher, sequence and first offset of its oldest one, sequence, receipts.
+    pub(super) fn remembered(&self) -> impl Iterator<Item = (u128, (u64, u64), u64, Receipts)> + '_ {
+        self.publishers.iter().flat_map(|(name, publisher)| {
+            let oldest = publisher.stored.front().map_or((0, 0), |oldest| (oldest.sequence, oldest.first));
+            publisher.stored.iter().map(move |stored| (*name, oldest, stored.sequence, stored.receipts()))
+        })
+    }
+
+    /// Takes in a batch that was stored elsewhere, at a moment.
+    pub(super) fn moved(&mut self, source: &Source, receipts: &Receipts, at: Timestamp) {
+        self.stored(source, receipts, at);
+        if let Some(publisher) = self.publishers.get_mut(&source.publisher) {
+            publisher.forget_before(source.answered);
         }
     }
 

@@ -5,6 +5,7 @@
 mod connection;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod follow;
+pub(crate) mod house;
 mod instance;
 #[allow(dead_code)] // until subscriptions read it
 mod log;
@@ -71,6 +72,10 @@ impl JetStream {
         connection.watch_over(&shutdown);
         let store = Box::pin(KeyStore::open(&connection, &shutdown)).await?;
         let instance = Instance::start(&store, &connection.options.name, &shutdown).await?;
+        if let Err(error) = house::check_whole(&store).await {
+            instance.leave(&store).await;
+            return Err(error);
+        }
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
         let logs = Logs::open(&connection, &store, &instance, &shutdown);
         let hub = Box::pin(Hub::open(&connection, &store, &instance, &logs, &shutdown)).await?;

@@ -8,6 +8,7 @@ mod context;
 mod dlq;
 mod explain;
 mod export;
+mod migrate;
 mod named;
 mod permission;
 mod publish;
@@ -92,6 +93,7 @@ enum Command {
     Channel(channel::Arguments),
     Context(context::Arguments),
     Bench(bench::Arguments),
+    Migrate(migrate::Arguments),
     Verify(verify::Arguments),
     #[command(name = "verify-broker", hide = true)]
     VerifyBroker(verify::Broker),
@@ -159,6 +161,7 @@ impl Arguments {
             Command::Channel(arguments) => arguments.run(&caller).await,
             Command::Context(arguments) => arguments.run(&caller),
             Command::Bench(arguments) => arguments.run(&caller).await,
+            Command::Migrate(arguments) => arguments.run(&caller).await,
             Command::Verify(arguments) => arguments.run(&caller).await,
             Command::VerifyBroker(arguments) => arguments.run().await,
             Command::Completion(arguments) => arguments.run(),

@@ -117,7 +117,7 @@ impl Opening {
     }
 
     /// The same, with the login of the credentials file.
-    fn nats(&self, mut options: JetStreamOptions) -> Result<JetStreamOptions> {
+    pub(crate) fn nats(&self, mut options: JetStreamOptions) -> Result<JetStreamOptions> {
         if let Some(path) = &self.credentials {
             if options.login.is_some() {
                 return Err(Error::invalid("the broker's URL and --credentials both say who is asking")

@@ -10,9 +10,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::store::Key;
 use super::streams::{Info, unavailable};
+use super::topic::Moved;
 use super::{Logs, TopicLog};
 
 const TOPICS: &str = "topics/";
+/// The last number given to a topic.
+const NUMBERS: &str = "topic-numbers";
 /// How often to begin anew when others make the same topic at the same time.
 const ATTEMPTS: usize = 20;
 
@@ -21,6 +24,8 @@ const ATTEMPTS: usize = 20;
 struct Place {
     number: u32,
     replicas: usize,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    moved: Option<Moved>,
 }
 
 fn definition(name: &TopicName) -> Key {
@@ -47,6 +52,26 @@ fn written(value: &impl Serialize) -> Result<Bytes> {
         .map_err(|cause| Error::internal(format!("a definition cannot be written: {cause}")))
 }
 
+/// Where the messages of a topic lie, as the key and the value that say so.
+pub(in crate::jetstream) fn placed(
+    name: &TopicName,
+    number: u32,
+    replicas: usize,
+    moved: Option<Moved>,
+) -> Result<(Key, Bytes)> {
+    Ok((place(name), written(&Place { number, replicas, moved })?))
+}
+
+/// The number of a topic's stream, and what of it was moved there, by such a value.
+pub(in crate::jetstream) fn number_in(name: &TopicName, entry: &Entry) -> Result<u32> {
+    Ok(read::<Place>(&place(name), entry)?.number)
+}
+
+/// The last number given to a topic, as the key and the value that say so.
+pub(in crate::jetstream) fn counted(number: u32) -> Result<(Key, Bytes)> {
+    Ok((Key::Own(NUMBERS.into()), written(&number)?))
+}
+
 impl Logs {
     /// A topic by its name.
     ///
@@ -71,14 +96,14 @@ impl Logs {
         let Some(entry) = entry else { return Ok(()) };
         let topic: Topic = read(&definition(name), entry)?;
         let Some(lies) = self.store.peek(&place(name)) else { return Ok(()) };
-        let Place { number, replicas } = read(&place(name), &lies)?;
+        let Place { number, replicas, moved } = read(&place(name), &lies)?;
         let mut topics = self.topics.write();
         if let Some(known) = topics.get(name).filter(|known| known.number == number) {
             known.redefine(topic, entry.revision);
             return Ok(());
         }
         let durability = self.durability(replicas);
-        let log = TopicLog::new(number, replicas, durability, topic, entry.revision);
+        let log = TopicLog::new(number, moved, replicas, durability, topic, entry.revision);
         if let Some(before) = topics.insert(name.clone(), Arc::new(log)) {
             before.mark_deleted();
         }
@@ -185,8 +210,8 @@ impl Logs {
                 // Somebody has not come to the end of deleting it.
                 expect = Expect::At(entry.revision);
             }
-            let lies =
-                Place { number: self.new_number().await?, replicas: self.streams.connection.replicas() };
+            let (number, replicas) = (self.new_number().await?, self.streams.connection.replicas());
+            let lies = Place { number, replicas, moved: None };
             match self.store.put(&key, written(&lies)?, expect, None).await {
                 Ok(_) => {
                     if let Some(entry) = &left {
@@ -204,7 +229,7 @@ impl Logs {
 
     /// A number that no topic has or had.
     async fn new_number(&self) -> Result<u32> {
-        let key = Key::Own("topic-numbers".into());
+        let key = Key::Own(NUMBERS.into());
         for _ in 0..ATTEMPTS * 10 {
             let last = self.store.get(&key).await?;
             let next = last.as_ref().map_or(Ok(0), |entry| read::<u32>(&key, entry))? + 1;
@@ -267,7 +292,10 @@ impl Logs {
             head: state.head(),
             tail: state.tail(),
             bytes: state.bytes,
-            last: state.last(),
+            last: log
+                .moved
+                .filter(|moved| moved.end == state.tail())
+                .map_or(state.last(), |moved| Some(moved.last)),
             held_by: held_by.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
         }
     }

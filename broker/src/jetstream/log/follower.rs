@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::super::follow::{Arrived, Follow};
 use super::Logs;
-use super::message::decode;
+use super::message::{self, decode};
 use super::streams::{From, Kept};
 use super::topic::TopicLog;
 use crate::delivery::block::{Block, Cursor, Found, SparseBuilder};
@@ -140,7 +140,8 @@ async fn follow(logs: &Logs, log: &TopicLog, following: &Following, has_begun: &
     loop {
         match follow.next().await? {
             Arrived::Message { sequence, pending, message } => {
-                let time = time_of(&message).unwrap_or_else(|| feed.last());
+                let moved = message::time_of(message.headers.as_ref());
+                let time = moved.or_else(|| time_of(&message)).unwrap_or_else(|| feed.last());
                 let message = decode(message.headers.as_ref(), message.payload);
                 block.push(following, sequence - 1, time.max(feed.last()), &message)?;
                 if pending == 0 || block.count >= BLOCK_MESSAGES {

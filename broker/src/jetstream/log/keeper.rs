@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use crossdock_topics::{Expect, Result, Timestamp, Topic};
+use crossdock_topics::{Expect, Result, Topic};
 use tokio::time::Instant;
 
 use super::super::store::Key;
@@ -134,9 +134,14 @@ async fn wanted(logs: &Logs, log: &TopicLog, topic: &Topic, state: &State) -> Re
         && state.messages > 0
     {
         let oldest = logs.now().before(age);
-        if state.first().is_some_and(|first| first < oldest) {
-            let kept = logs.streams.read(log.number, From::Time(Timestamp(oldest.0)), 1, 1).await?;
-            target = target.max(kept.first().map_or(tail, |kept| kept.offset));
+        let first = match log.moved.filter(|moved| head < moved.end) {
+            Some(_) => {
+                logs.streams.read(log.number, From::Offset(head), 1, 1).await?.first().map(|kept| kept.time)
+            }
+            None => state.first(),
+        };
+        if first.is_some_and(|first| first < oldest) {
+            target = target.max(logs.at_time(log, state, oldest).await?);
         }
     }
     Ok(target.min(tail))

@@ -6,6 +6,7 @@
 //! Crossdock-Priority                                                           0 to 9
 //! Crossdock-Headers                                                            name=value&name=value, in order
 //! Crossdock-Packed                                                             the payload is the packed record
+//! Crossdock-Time                                                               when it was stored, of one that was moved here
 //! ```
 //!
 //! What is not printable ASCII is percent-encoded, and so are `%` and blanks (in `Crossdock-Headers` `=` and `&` too): values
@@ -33,6 +34,8 @@ const EXPIRES_AT: HeaderName = HeaderName::from_static("Crossdock-Expires-At");
 const DELIVER_AT: HeaderName = HeaderName::from_static("Crossdock-Deliver-At");
 const PRIORITY: HeaderName = HeaderName::from_static("Crossdock-Priority");
 const HEADERS: HeaderName = HeaderName::from_static("Crossdock-Headers");
+/// When a message was stored that was moved here: milliseconds since 1970.
+pub(super) const TIME: HeaderName = HeaderName::from_static("Crossdock-Time");
 const PACKED: HeaderName = HeaderName::from_static("Crossdock-Packed");
 
 /// More bytes of headers than this go into the payload: NATS and the publisher add some of their own.
@@ -120,6 +123,11 @@ pub(super) fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Message {
         Ok(()) => message,
         Err(_) => Message::new(message.payload),
     }
+}
+
+/// When a message was stored that was moved here.
+pub(super) fn time_of(headers: Option<&HeaderMap>) -> Option<Timestamp> {
+    headers?.get(TIME)?.as_str().parse().ok().map(Timestamp)
 }
 
 /// A text as the value of a header, or as an id for NATS.

@@ -10,6 +10,7 @@ mod follower;
 mod group;
 mod keeper;
 mod message;
+mod moving;
 mod publisher;
 mod reading;
 mod sending;
@@ -30,16 +31,19 @@ use crossdock_topics::{
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
-use super::JetStream;
 use super::connection::Connection;
 use super::instance::{Held, Instance};
 use super::store::KeyStore;
+use super::{JetStream, JetStreamOptions};
 use crate::delivery::Feed;
 use crate::embedded::queue::Budget;
 use crate::embedded::sources;
+pub(in crate::jetstream) use definitions::{counted, number_in, placed};
 pub(in crate::jetstream) use follower::Need;
 use group::Waiting;
+pub(in crate::jetstream) use moving::Moving;
 use streams::Streams;
+pub(in crate::jetstream) use topic::Moved;
 use topic::Queued;
 pub(in crate::jetstream) use topic::TopicLog;
 
@@ -147,11 +151,7 @@ impl Logs {
 
     /// What an acknowledgement of a stream with so many replicas is worth.
     fn durability(&self, replicas: usize) -> Durability {
-        match u8::try_from(replicas) {
-            Ok(replicas) if replicas > 1 => Durability::Quorum(replicas),
-            _ if self.streams.connection.options.sync_always => Durability::Fsync,
-            _ => Durability::Os,
-        }
+        durability(&self.streams.connection.options, replicas)
     }
 
     pub(in crate::jetstream) fn publish(
@@ -261,6 +261,15 @@ impl Logs {
         };
         Error::invalid(format!("{asked} cannot be given: an acknowledgement is worth {given} here"))
             .hint(hint)
+    }
+}
+
+/// What an acknowledgement of a stream with so many replicas is worth.
+pub(in crate::jetstream) fn durability(options: &JetStreamOptions, replicas: usize) -> Durability {
+    match u8::try_from(replicas) {
+        Ok(replicas) if replicas > 1 => Durability::Quorum(replicas),
+        _ if options.sync_always => Durability::Fsync,
+        _ => Durability::Os,
     }
 }
 

@@ -3,12 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossdock_topics::{Error, Page, Record, Result, StartAt, Stored, TopicName};
+use crossdock_topics::{Error, Page, Record, Result, StartAt, Stored, Timestamp, TopicName};
 use tokio::time::Instant;
 
 use super::follower;
 use super::message::decode;
-use super::streams::From;
+use super::streams::{From, State};
 use super::{Logs, TopicLog};
 use crate::delivery::{LONGEST_WAIT, READ_BYTES};
 
@@ -27,11 +27,27 @@ impl Logs {
             StartAt::Start => state.head(),
             StartAt::End => state.tail(),
             StartAt::Offset(offset) => offset.max(state.head()),
-            StartAt::Time(time) => {
-                let first = self.streams.read(log.number, From::Time(time), 1, READ_BYTES).await?;
-                first.first().map_or(state.tail(), |kept| kept.offset)
-            }
+            StartAt::Time(time) => self.at_time(log, &state, time).await?,
         })
+    }
+
+    /// The offset of the first message that was stored at or after a moment.
+    pub(super) async fn at_time(&self, log: &TopicLog, state: &State, time: Timestamp) -> Result<u64> {
+        if let Some(moved) = log.moved.filter(|moved| time <= moved.last && state.head() < moved.end) {
+            // NATS knows when they came here only.
+            let (mut low, mut high) = (state.head(), moved.end);
+            while low < high {
+                let middle = low + (high - low) / 2;
+                let found = self.streams.read(log.number, From::Offset(middle), 1, 1).await?;
+                match found.first().filter(|kept| kept.offset < high && kept.time < time) {
+                    Some(earlier) => low = earlier.offset + 1,
+                    None => high = middle,
+                }
+            }
+            return Ok(low);
+        }
+        let first = self.streams.read(log.number, From::Time(time), 1, READ_BYTES).await?;
+        Ok(first.first().map_or(state.tail(), |kept| kept.offset))
     }
 
     pub(super) async fn read(
@@ -47,6 +63,10 @@ impl Logs {
         let mut place = match from {
             StartAt::Start => From::Offset(0),
             StartAt::Offset(offset) => From::Offset(offset),
+            StartAt::Time(time) if log.moved.is_some() => {
+                let info = self.streams.info(log.number).await?.ok_or_else(gone)?;
+                From::Offset(self.at_time(&log, &info.state, time).await?)
+            }
             StartAt::Time(time) => From::Time(time),
             StartAt::End => {
                 let info = self.streams.info(log.number).await?.ok_or_else(gone)?;

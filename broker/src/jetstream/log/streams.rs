@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::super::connection::Connection;
+use super::message;
 
 /// The least window that NATS takes, and what it has where nobody looks at ids.
 const LEAST_WINDOW: Duration = Duration::from_millis(100);
@@ -100,6 +101,8 @@ struct Settings<'a> {
     max_bytes: i64,
     max_msgs: i64,
     max_msg_size: i64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    first_seq: Option<u64>,
     duplicate_window: u64,
     allow_direct: bool,
     allow_atomic: bool,
@@ -132,6 +135,15 @@ impl Streams {
 
     /// Makes the stream of a topic, or changes it so that it is as the topic says; one that is there keeps its replicas.
     pub(super) async fn put(&self, number: u32, topic: &Topic) -> Result<()> {
+        self.set(number, topic, None).await
+    }
+
+    /// The same, with an offset to begin with where it is not there yet.
+    pub(super) async fn make(&self, number: u32, topic: &Topic, head: u64) -> Result<()> {
+        self.set(number, topic, Some(head + 1)).await
+    }
+
+    async fn set(&self, number: u32, topic: &Topic, first_seq: Option<u64>) -> Result<()> {
         let name = self.name(number);
         let there = self.info(number).await?;
         let replicas = there.as_ref().map(|info| info.config.num_replicas);
@@ -158,6 +170,7 @@ impl Streams {
             max_bytes: limit(retention.max_bytes),
             max_msgs: limit(retention.max_messages),
             max_msg_size: -1,
+            first_seq: first_seq.filter(|_| there.is_none()),
             duplicate_window: nanos(window),
             allow_direct: true,
             allow_atomic: true,
@@ -268,6 +281,29 @@ impl Streams {
         }
     }
 
+    /// The first message at or after an offset, as the stream's leader has it.
+    pub(super) async fn next_on_leader(&self, number: u32, offset: u64) -> Result<Option<u64>> {
+        #[derive(Serialize)]
+        struct Wanted {
+            seq: u64,
+            next_by_subj: &'static str,
+        }
+        #[derive(Deserialize)]
+        struct Answer {
+            message: Numbered,
+        }
+        #[derive(Deserialize)]
+        struct Numbered {
+            seq: u64,
+        }
+        let wanted = Wanted { seq: offset + 1, next_by_subj: ">" };
+        match self.ask::<Answer>(&format!("STREAM.MSG.GET.{}", self.name(number)), &wanted).await? {
+            Err(error) if matches!(error.error_code().0, NO_MESSAGE | NO_STREAM) => Ok(None),
+            Err(error) => Err(self.refused(&error)),
+            Ok(Answer { message: Numbered { seq } }) => Ok(Some(seq.saturating_sub(1))),
+        }
+    }
+
     /// Messages from a place on, in order: at most `max`, and about `bytes`, and one if there is one.
     pub(super) async fn read(
         &self,
@@ -316,6 +352,7 @@ impl Streams {
             let (Some(sequence), Some(time)) = (sequence, time) else {
                 return Err(lost(&"a message without its number"));
             };
+            let time = message::time_of(Some(&headers)).unwrap_or(time);
             found.push(Kept { offset: sequence - 1, time, headers, payload: answer.payload });
         }
     }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crossdock_topics::{Durability, Revision, Source, Topic, TopicName};
+use crossdock_topics::{Durability, Revision, Source, Timestamp, Topic, TopicName};
 use parking_lot::{Mutex, RwLock};
+use serde::{Deserialize, Serialize};
 use tokio_util::sync::CancellationToken;
 
 use super::follower::Following;
@@ -17,6 +18,8 @@ pub(in crate::jetstream) struct TopicLog {
     /// Names its stream. Another topic of the same name has another one.
     pub(in crate::jetstream) number: u32,
     pub(in crate::jetstream) name: TopicName,
+    /// What of it was moved here.
+    pub(super) moved: Option<Moved>,
     /// How many servers have each message.
     pub(super) replicas: usize,
     /// What a receipt is worth.
@@ -30,6 +33,15 @@ pub(in crate::jetstream) struct TopicLog {
     pub(in crate::jetstream) following: Arc<Following>,
     /// Set when the topic is deleted.
     pub(super) deleted: CancellationToken,
+}
+
+/// What of a topic was moved here: each such message says when it was stored, NATS does not know.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub(in crate::jetstream) struct Moved {
+    /// All before this offset.
+    pub(in crate::jetstream) end: u64,
+    /// When the newest of them was stored.
+    pub(in crate::jetstream) last: Timestamp,
 }
 
 /// What waits to be published, in order.
@@ -51,6 +63,7 @@ pub(super) enum Queued {
 impl TopicLog {
     pub(super) fn new(
         number: u32,
+        moved: Option<Moved>,
         replicas: usize,
         durability: Durability,
         topic: Topic,
@@ -60,6 +73,7 @@ impl TopicLog {
         Self {
             number,
             name: topic.name.clone(),
+            moved,
             replicas,
             durability,
             definition: RwLock::new((Arc::new(topic), revision)),

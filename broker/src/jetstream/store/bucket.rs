@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
+use async_nats::jetstream::context::GetStreamErrorKind;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::response::Response;
 use async_nats::jetstream::{ErrorCode as Code, stream};
@@ -64,8 +65,8 @@ impl Bucket {
         format!("KV_{prefix}-store")
     }
 
-    /// Finds it, or makes it.
-    pub(super) async fn open(connection: &Connection) -> Result<Self> {
+    /// Finds it, or makes it, with a revision before the first one.
+    pub(super) async fn open(connection: &Connection, after: Revision) -> Result<Self> {
         let (prefix, name) = (connection.prefix(), Self::stream_name(connection.prefix()));
         let subjects = format!("$KV.{prefix}-store.");
         let config = stream::Config {
@@ -81,10 +82,23 @@ impl Bucket {
             deny_delete: true,
             allow_direct: true,
             allow_message_ttl: true,
+            first_sequence: (after > 0).then_some(after + 1),
             ..Default::default()
         };
         let stream = connection.stream(config).await?;
         Ok(Self { connection: connection.clone(), stream, subjects, struggle: Arc::default() })
+    }
+
+    /// Whether there is one.
+    pub(super) async fn exists(connection: &Connection) -> Result<bool> {
+        let error = match connection.context.get_stream(Self::stream_name(connection.prefix())).await {
+            Ok(_) => return Ok(true),
+            Err(error) => error,
+        };
+        match error.kind() {
+            GetStreamErrorKind::JetStream(cause) if cause.error_code() == Code::STREAM_NOT_FOUND => Ok(false),
+            _ => Err(Error::new(ErrorCode::Unavailable, format!("NATS does not say what is there: {error}"))),
+        }
     }
 
     /// The number of its last message, as its leader has it now.

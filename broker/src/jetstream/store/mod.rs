@@ -48,7 +48,16 @@ impl KeyStore {
     /// # Errors
     /// `Unavailable`.
     pub(super) async fn open(connection: &Connection, shutdown: &Shutdown) -> Result<Self> {
-        let bucket = Bucket::open(connection).await?;
+        Self::open_after(connection, 0, shutdown).await
+    }
+
+    /// The same; where it is not there yet, its revisions follow on one.
+    pub(super) async fn open_after(
+        connection: &Connection,
+        after: Revision,
+        shutdown: &Shutdown,
+    ) -> Result<Self> {
+        let bucket = Bucket::open(connection, after).await?;
         let objects = Objects::open(connection).await?;
         let mirror = Arc::new(Mirror::new());
         Box::pin(keep::start(bucket.clone(), objects.clone(), mirror.clone(), shutdown)).await?;
@@ -56,6 +65,14 @@ impl KeyStore {
         let store = Self { bucket, objects, mirror, fresh };
         shutdown.tasks().spawn(leases::run(store.clone(), shutdown.clone()));
         Ok(store)
+    }
+
+    /// Whether there is one.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) async fn exists(connection: &Connection) -> Result<bool> {
+        Bucket::exists(connection).await
     }
 
     /// Why it cannot be relied on at the moment.
@@ -100,6 +117,16 @@ impl KeyStore {
     /// The engine's own keys with this prefix as this engine knows them, and the revision they are as of.
     pub(super) fn list_own(&self, prefix: &str) -> (Vec<Entry>, Revision) {
         self.mirror.own.list(prefix)
+    }
+
+    /// Keys of the store that do not vanish with a lease.
+    pub(super) fn list_lasting(&self) -> (Vec<Entry>, Revision) {
+        let (mut entries, revision) = self.mirror.shared.list("");
+        entries.retain(|entry| {
+            let place = self.mirror.place(&Key::Shared(entry.key.clone()));
+            !matches!(place, Some(Place { lies: Lies::Value { lease: Some(_), .. }, .. }))
+        });
+        (entries, revision)
     }
 
     /// The changes of the engine's own keys with this prefix, as [`Store::watch`] has them.

@@ -76,6 +76,15 @@ impl Journals {
         purged.map(drop).map_err(|error| unavailable(&error))
     }
 
+    /// What is kept of a subscription, whoever writes its journal.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Internal` when it is damaged.
+    pub(super) async fn kept(&self, subscription: u32) -> Result<Kept> {
+        let subject = self.subject(subscription);
+        self.read(&subject, self.last(&subject).await?).await
+    }
+
     /// The number of the last message of a journal; 0 when it has none.
     async fn last(&self, subject: &str) -> Result<u64> {
         let got = tokio::time::timeout(TRY, self.stream.get_last_raw_message_by_subject(subject)).await;

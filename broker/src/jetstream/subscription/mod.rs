@@ -5,6 +5,7 @@
 mod entry;
 mod hub;
 mod journal;
+pub(in crate::jetstream) mod moving;
 mod outputs;
 mod owned;
 mod pass;
