@@ -130,7 +130,16 @@ async fn given_a_nats_that_keeps_messages_once_and_may_not_sync_when_asked_shoul
     // A topic that is to be safe is not made where it would not be; one that is told to be less is.
     let ran = servers.bash(0, "crossdock topic create orders").await.expect(2);
     assert!(ran.stderr.contains("fsync"), "{}", ran.stderr);
-    let _ = servers.bash(0, "crossdock topic create orders --durability os").await.expect(0);
+    for topic in ["orders", "shipments"] {
+        let _ = servers.bash(0, &format!("crossdock topic create {topic} --durability os")).await.expect(0);
+    }
+    servers.write("route.py", SERVICE);
+    let _ = servers.bash(0, "crossdock service deploy route.py --wait 1m").await.expect(0);
+    publish(servers.get(0).gateway(), 0).await;
+    assert_eq!(shipped(servers.get(0).admin(), 1).await, [0]);
+    answers(servers.get(0).admin()).await;
+    let logs = servers.bash(0, "crossdock service logs route").await.expect(0);
+    assert!(!logs.stderr.contains("not_found"), "{}", logs.stderr);
     servers.stop_all().await;
 }
 
