@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use crossdock_broker::{JetStream, JetStreamOptions};
-use crossdock_tests::{Nats, eventually};
+use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{
     Batch, Broker, Durability, ErrorCode, Expect, Log, Message, PublishOptions, Published, Source, StartAt,
     Topic, TopicName,
@@ -190,7 +190,7 @@ async fn on_a_cluster_nothing_is_lost_or_disordered_while_its_servers_are_killed
     .await;
     let stop = Arc::new(AtomicBool::new(false));
     let seen = reading(&three);
-    let told = [
+    let told = vec![
         publishing(&one, "singles", How::Singles, &stop),
         publishing(&two, "batches", How::Batches, &stop),
         publishing(&three, "sources", How::Sources(77), &stop),
@@ -208,29 +208,90 @@ async fn on_a_cluster_nothing_is_lost_or_disordered_while_its_servers_are_killed
     tokio::time::sleep(pause * 4).await;
     nats.resume(halted).await;
     tokio::time::sleep(pause).await;
+    finish(told, &stop, seen, vec![one, two, three]).await;
+}
+
+/// A single server that syncs each message, and whoever opens an engine on it at an address.
+async fn single() -> (Nats, impl AsyncFn(&str) -> Arc<JetStream>) {
+    let nats = Nats::single().await;
+    let start = async |url: &str| {
+        let mut options = JetStreamOptions::new(url).unwrap();
+        options.sync_always = true;
+        JetStream::open(options).await.unwrap()
+    };
+    (nats, start)
+}
+
+/// Waits for those who publish, and judges what they were told by what is there.
+async fn finish(
+    told: Vec<JoinHandle<Told>>,
+    stop: &AtomicBool,
+    seen: JoinHandle<Vec<(u64, String)>>,
+    brokers: Vec<Arc<JetStream>>,
+) {
     stop.store(true, Ordering::Relaxed);
     let mut all = Vec::new();
     for told in told {
         all.push(timeout(PATIENCE * 2, told).await.unwrap().unwrap());
     }
-    end(&one).await;
+    end(&brokers[0]).await;
     let seen = timeout(PATIENCE, seen).await.unwrap().unwrap();
     check(all, &seen);
-    for broker in [one, two, three] {
+    for broker in brokers {
         broker.close().await;
     }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn several_servers_publish_to_one_topic_without_waiting_each_in_its_order() {
+    let (nats, start) = single().await;
+    let (one, two) = (start(&nats.url()).await, start(&nats.url()).await);
+    one.put_topic(Topic::new(orders()), Expect::Absent).await.unwrap();
+    eventually("the topic", PATIENCE, || async { two.topic(&orders()).await.ok() }).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = reading(&one);
+    let mut told = vec![publishing(&one, "alone", How::Singles, &stop)];
+    // Again and again one goes on alone, so that its messages follow each other without waiting when the other comes.
+    for other in ["first", "second", "third", "fourth"] {
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        let stop = Arc::new(AtomicBool::new(false));
+        told.push(publishing(&two, other, How::Batches, &stop));
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        stop.store(true, Ordering::Relaxed);
+    }
+    finish(told, &stop, seen, vec![one, two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_was_held_up_on_its_way_is_not_stored_again_when_it_arrives() {
+    let (nats, start) = single().await;
+    let line = Line::to(&nats.url()).await;
+    let (one, two) = (start(&line.url()).await, start(&nats.url()).await);
+    one.put_topic(Topic::new(orders()), Expect::Absent).await.unwrap();
+    eventually("the topic", PATIENCE, || async { two.topic(&orders()).await.ok() }).await;
+    let stop = Arc::new(AtomicBool::new(false));
+    let seen = reading(&two);
+    let mut told = vec![
+        publishing(&one, "singles", How::Singles, &stop),
+        publishing(&one, "sources", How::Sources(78), &stop),
+    ];
+    for round in 0..24_u64 {
+        if round == 8 {
+            told.push(publishing(&two, "other", How::Batches, &stop));
+        }
+        tokio::time::sleep(Duration::from_millis(150)).await;
+        line.hold_up();
+        // Before the engine has sent it again, while it does, or later.
+        tokio::time::sleep(Duration::from_millis(20 + 7 * (round % 12))).await;
+        line.mend();
+    }
+    finish(told, &stop, seen, vec![one, two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn on_one_server_nothing_is_lost_or_disordered_while_it_is_killed() {
-    let mut nats = Nats::single().await;
-    let url = nats.url();
-    let start = async || {
-        let mut options = JetStreamOptions::new(&url).unwrap();
-        options.sync_always = true;
-        JetStream::open(options).await.unwrap()
-    };
-    let (one, two) = (start().await, start().await);
+    let (mut nats, start) = single().await;
+    let (one, two) = (start(&nats.url()).await, start(&nats.url()).await);
     one.put_topic(Topic::new(orders()), Expect::Absent).await.unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let seen = reading(&one);
@@ -247,15 +308,5 @@ async fn on_one_server_nothing_is_lost_or_disordered_while_it_is_killed() {
         nats.restart(0).await;
     }
     tokio::time::sleep(pause).await;
-    stop.store(true, Ordering::Relaxed);
-    let mut all = Vec::new();
-    for told in told {
-        all.push(timeout(PATIENCE * 2, told).await.unwrap().unwrap());
-    }
-    end(&one).await;
-    let seen = timeout(PATIENCE, seen).await.unwrap().unwrap();
-    check(all, &seen);
-    for broker in [one, two] {
-        broker.close().await;
-    }
+    finish(told, &stop, seen, vec![one, two]).await;
 }

@@ -10,6 +10,7 @@ use crossdock_topics::{Result, Timestamp};
 use futures::StreamExt;
 
 use super::message::decode;
+use super::naming::all_without_keys;
 use super::streams::{From, State};
 use super::{Logs, Needs, TopicLog};
 
@@ -113,7 +114,7 @@ pub(super) struct OldKeys {
 impl OldKeys {
     /// The newest such message of a key.
     pub(super) async fn find(&mut self, logs: &Logs, log: &TopicLog, key: &str) -> Result<Option<u64>> {
-        let subjects = format!("{}.*", logs.streams.base(log.number));
+        let subjects = all_without_keys(&logs.streams.base(log.number));
         loop {
             let from = From::On(&subjects, self.read);
             let found = logs.streams.read(log.number, from, PAGE_MESSAGES, PAGE_BYTES).await?;

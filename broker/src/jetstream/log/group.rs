@@ -12,9 +12,10 @@ use std::collections::HashMap;
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use crossdock_topics::{Batch, Durability, Expected, ReceiptSender, Receipts, Record, Source};
+use crossdock_topics::{Batch, Durability, Expected, Message, ReceiptSender, Receipts, Record, Source};
 
 use super::message;
+use super::naming::Naming;
 
 pub(super) const SOURCE: HeaderName = HeaderName::from_static("Crossdock-Source");
 pub(super) const DUPLICATES: HeaderName = HeaderName::from_static("Crossdock-Duplicates");
@@ -41,64 +42,6 @@ impl Waiting {
     }
 }
 
-/// How messages of a topic are named in NATS.
-#[derive(Clone, Debug)]
-pub(super) struct Naming {
-    /// What comes before the publisher.
-    pub(super) base: String,
-    /// This engine, as a publisher.
-    pub(super) own: String,
-    /// Whether a message's key is a part of its subject.
-    pub(super) keyed: bool,
-    /// Whether ids are looked at.
-    pub(super) dedup: bool,
-}
-
-impl Naming {
-    /// The subject of a message.
-    pub(super) fn subject(&self, publisher: &str, record: &Record) -> Subject {
-        let base = &self.base;
-        match record.key() {
-            _ if !self.keyed => format!("{base}.{publisher}").into(),
-            Some(key) => format!("{base}.{publisher}.{}", key_token(key)).into(),
-            None => format!("{base}.{publisher}._").into(),
-        }
-    }
-
-    /// Who publishes a batch, as a part of the subject.
-    pub(super) fn publisher(&self, source: Option<&Source>) -> String {
-        source.map_or_else(|| self.own.clone(), |source| format!("{:032x}", source.publisher))
-    }
-
-    /// The subjects of all messages of a publisher.
-    pub(super) fn all_of(&self, publisher: &str) -> String {
-        if self.keyed { format!("{}.{publisher}.*", self.base) } else { format!("{}.{publisher}", self.base) }
-    }
-
-    /// The subjects of all messages with a key, where keys are a part of them.
-    pub(super) fn all_with(&self, key: &str) -> String {
-        format!("{}.*.{}", self.base, key_token(key))
-    }
-}
-
-/// A key as a part of a subject: letters and digits as they are, all else as `=XX`. Never `_`, which stands for no key.
-pub(super) fn key_token(key: &str) -> String {
-    use std::fmt::Write;
-    if key.is_empty() {
-        return "=".into();
-    }
-    let mut token = String::with_capacity(key.len());
-    for byte in key.bytes() {
-        match byte {
-            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' => token.push(char::from(byte)),
-            _ => {
-                let _ = write!(token, "={byte:02X}");
-            }
-        }
-    }
-    token
-}
-
 /// A message on its way to NATS.
 pub(super) struct Outgoing {
     pub(super) subject: Subject,
@@ -122,8 +65,6 @@ pub(super) struct Group {
     length: usize,
     /// The last message that this engine publishes under its own name.
     last_own: Option<usize>,
-    /// The same as it was given.
-    last_own_record: Option<Record>,
 }
 
 struct Part {
@@ -150,11 +91,10 @@ impl Group {
             messages: Vec::new(),
             length: 0,
             last_own: None,
-            last_own_record: None,
         };
         let mut seen: HashMap<String, usize> = HashMap::new();
         for waiting in waiting {
-            let publisher = naming.publisher(waiting.source.as_ref());
+            let begin = naming.begin(waiting.source.as_ref());
             let mut part = Part { at: group.messages.len(), duplicates: Vec::new(), waiting };
             let (mut at, mut place) = (0, 0);
             while let Some((record, next)) = Record::slice(&part.waiting.records, at) {
@@ -179,9 +119,8 @@ impl Group {
                 }
                 if part.waiting.source.is_none() {
                     group.last_own = Some(group.messages.len());
-                    group.last_own_record = Some(record.clone());
                 }
-                let subject = naming.subject(&publisher, &record);
+                let subject = naming.subject(&begin, &record);
                 group.messages.push(Outgoing { subject, headers, payload });
                 place += 1;
             }
@@ -228,6 +167,11 @@ impl Group {
         self.length
     }
 
+    /// Those who publish in it.
+    pub(super) fn publishers(&self) -> impl Iterator<Item = Option<u128>> {
+        self.waiting().map(|waiting| waiting.source.map(|source| source.publisher))
+    }
+
     /// The batches in it, again.
     pub(super) fn into_waiting(self) -> impl DoubleEndedIterator<Item = Waiting> {
         self.parts.into_iter().map(|part| part.waiting)
@@ -247,9 +191,21 @@ impl Group {
         offset.checked_sub(self.last_own? as u64)
     }
 
-    /// Whether this is the last message that it publishes under this engine's own name.
-    pub(super) fn ends_with(&self, record: &Record) -> bool {
-        self.last_own_record.as_ref().is_some_and(|last| last.as_bytes() == record.as_bytes())
+    /// Whether these are all messages of the group that this engine publishes under its own name.
+    pub(super) fn is_own(&self, stored: &[Message]) -> bool {
+        let mut stored = stored.iter();
+        for part in self.parts.iter().filter(|part| part.waiting.source.is_none()) {
+            let (mut at, mut place) = (0, 0);
+            while let Some((record, next)) = Record::slice(&part.waiting.records, at) {
+                at = next;
+                let is_stored = part.duplicates.iter().all(|(duplicate, _)| *duplicate != place);
+                if is_stored && stored.next() != Some(&record.to_message()) {
+                    return false;
+                }
+                place += 1;
+            }
+        }
+        stored.next().is_none()
     }
 
     /// What this engine has published last under its own name, if the first message lies at `first`.
@@ -346,12 +302,12 @@ pub(super) fn read_source(
 
 #[cfg(test)]
 mod tests {
-    use crossdock_topics::{Message, Published};
+    use crossdock_topics::Published;
 
     use super::*;
 
     fn naming() -> Naming {
-        Naming { base: "p.t.1".into(), own: "me".into(), keyed: false, dedup: true }
+        Naming { base: "p.t.1".into(), engine: "me".into(), run: 4, keyed: false, dedup: true }
     }
 
     fn waiting(messages: &[Message], source: Option<Source>) -> (Waiting, Published) {
@@ -390,19 +346,26 @@ mod tests {
             waiting(&[id("old"), id("a"), id("a"), id("between"), Message::new("y")], Some(source));
         let group = Group::new(vec![other, of_source], &naming(), &known, |_| 2);
         let headers = group.messages[2].headers.clone();
-        assert_eq!(group.messages[1].subject.as_str(), "p.t.1.00000000000000000000000000000007");
+        assert_eq!(group.messages[1].subject.as_str(), "p.t.1.00000000000000000000000000000007.me.4");
         group.answer(20, Durability::Fsync);
         let (read, from, receipts) = read_source(&headers, 7, 22, Durability::Fsync).unwrap();
         assert_eq!((read, from, receipts), (source, 2, told.await.unwrap()));
     }
 
-    #[test]
-    fn keys_are_parts_of_subjects_of_their_own() {
-        let keys = ["", "_", "=", "a.b", "a*", ">", "ü", "A-1", "a b"];
-        let tokens: Vec<String> = keys.iter().map(|key| key_token(key)).collect();
-        for (at, token) in tokens.iter().enumerate() {
-            assert!(token != "_" && !token.contains(['.', '*', '>', ' ']), "{token}");
-            assert!(!tokens[..at].contains(token), "{token}");
+    #[tokio::test]
+    async fn what_is_stored_is_a_group_s_own_if_all_of_it_is() {
+        let known = Known::from([("old".to_owned(), 3)]);
+        let (first, _first) = waiting(&[Message::new("a"), id("old")], None);
+        let (of_source, _of_source) =
+            waiting(&[Message::new("s")], Some(Source { publisher: 7, sequence: 0, answered: 0 }));
+        let (last, _last) = waiting(&[Message::new("b")], None);
+        let group = Group::new(vec![first, of_source, last], &naming(), &known, |_| 0);
+        let texts = |texts: &[&str]| -> Vec<Message> {
+            texts.iter().map(|text| Message::new((*text).to_owned())).collect()
+        };
+        assert!(group.is_own(&texts(&["a", "b"])));
+        for other in [&["a"][..], &["b"], &["b", "a"], &["a", "c"], &["a", "b", "b"], &["c", "b"], &[]] {
+            assert!(!group.is_own(&texts(other)), "{other:?}");
         }
     }
 }

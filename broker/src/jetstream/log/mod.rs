@@ -4,6 +4,7 @@
 //! Definitions lie in the store (`topics/NAME`), the number that names a topic's stream beside them in a key of the
 //! engine's own. A topic that is deleted and made again has another number, and so another stream.
 
+mod chain;
 mod compaction;
 mod definitions;
 mod follower;
@@ -11,8 +12,10 @@ mod group;
 mod keeper;
 mod message;
 mod moving;
+mod naming;
 mod publisher;
 mod reading;
+mod run;
 mod sending;
 mod settling;
 mod streams;
@@ -144,9 +147,9 @@ impl Logs {
         PATIENCE
     }
 
-    /// A name for one who publishes, that nobody else has or had.
+    /// A name for this engine as a publisher of a topic, that nobody else has or had.
     fn new_publisher(&self) -> String {
-        format!("e{:016x}{:x}", self.engine, self.publishers.fetch_add(1, Ordering::Relaxed))
+        format!("{:016x}{:x}", self.engine, self.publishers.fetch_add(1, Ordering::Relaxed))
     }
 
     /// What an acknowledgement of a stream with so many replicas is worth.

@@ -15,8 +15,9 @@ use crossdock_topics::{Backoff, Durability, Error, Record, Result, Stored, Times
 use tokio::time::Instant;
 
 use super::super::connection::Connection;
-use super::group::{DUPLICATES, Naming, Outgoing, SOURCE, read_source};
+use super::group::{DUPLICATES, Outgoing, SOURCE, read_source};
 use super::message::{self, TIME, decode, encode};
+use super::naming::Naming;
 use super::sending::{Answer, send};
 use super::streams::{From, Kept, Streams, unavailable};
 use crate::moving::house::{Item, PAGE_BYTES, Sent};
@@ -34,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(100);
 const MOST_HOLES: u64 = 100_000;
 /// What a header of ours and its value take beside what `encode` makes: time, id, expectation, batch, source.
 const OWN_HEADERS: usize = 4096;
-/// Who publishes what is moved.
+/// Who sends what is moved.
 const MOVED: &str = "moved";
 const HOLE: &str = "hole";
 
@@ -173,7 +174,8 @@ impl Moving {
         };
         let naming = Naming {
             base: self.streams.base(number),
-            own: MOVED.to_owned(),
+            engine: MOVED.to_owned(),
+            run: 0,
             keyed,
             dedup: ids_since.is_some(),
         };
@@ -225,7 +227,7 @@ impl Moving {
         {
             headers.insert(NATS_MESSAGE_ID, message::escape(id));
         }
-        let publisher = naming.publisher(batch.as_ref().map(|sent| &sent.source));
+        let begin = naming.begin(batch.as_ref().map(|sent| &sent.source));
         if let Some(Sent { source, receipts, from }) = batch {
             let text = format!("{} {} {} {from}", source.sequence, source.answered, receipts.count);
             headers.insert(SOURCE, text);
@@ -235,7 +237,7 @@ impl Moving {
                 headers.insert(DUPLICATES, all.join(" "));
             }
         }
-        Outgoing { subject: naming.subject(&publisher, &record), headers, payload }
+        Outgoing { subject: naming.subject(&begin, &record), headers, payload }
     }
 
     async fn send_full(

@@ -2,22 +2,53 @@
 //!
 //! Where several servers have each message, all that waits goes to NATS as one atomic batch, and the next one when that
 //! is answered. A stream of one server takes batches slowly and single messages fast: there single messages follow each
-//! other without waiting, each expecting the number of the one before it, so that where one is lost all behind it are
-//! refused. Either way nothing is stored out of order, whatever breaks.
+//! other without waiting, as a chain.
 //!
-//! The first message of a group expects what its publisher has stored last (the publisher is a part of the subject).
-//! A group that was not answered is sent again as it is: it is stored once, and if it has been stored already, NATS
-//! refuses it and names what is there. No window of time is involved.
+//! # Why nothing is stored twice, or out of order
+//!
+//! An answer may be lost, and what was sent may reach NATS at any later time: a server that was halted goes on with what
+//! lies in its sockets, and the client sends what it has not sent yet when it has connected again. So no copy of a group
+//! may ever be stored after it does not belong there any more, whenever it comes; and whether a group is stored must be
+//! told from the stream alone. No window of time is involved.
+//!
+//! *A group on its own* expects of each of its publishers what that one has stored last ([`Naming::all_of`]). It is sent
+//! again as it is, or with other batches in it, until one of its copies is known to be stored or it is given up; and
+//! what comes next is sent after that. Where a copy is stored, the publisher's last message is another one, and no
+//! copy that expected the one before can be stored any more. Where a group is given up, the next one expects the same as it
+//! did: of the two one is stored, or the given up one is and then the next one, which learns of it when it is refused.
+//! The messages behind the last one that was known are therefore this group, or something that was given up, of
+//! which nobody was told that it is stored: who finds the group's messages there, one by one, may take them for it.
+//!
+//! *A message in a chain* follows others that are not answered. Its place is foretold: the one behind theirs. It expects the
+//! stream to end right before its place, and its predecessor to lie there, which only a message of this engine and
+//! run can ([`Run`]), and in a run each is sent once, for one place. So it lies at its place or nowhere, and only if its
+//! predecessor lies at its own: from one that is stored all before it are known to be. (What a message expects of its
+//! predecessor alone would not do: where somebody else publishes in between, one lies further behind than was foretold, and
+//! a later one finds there what it takes for its predecessor.) The first one of a chain expects the stream's end, and its
+//! publisher's last message. Those behind it need not: between the end and their place nothing else lies, and whoever
+//! is not known to have published last in this run has to be the first.
+//!
+//! Where something of a chain was not answered, the run is over, and the next one has another number. What was stored of
+//! the chain is told by the last message of its run. What was not can only be stored while the stream ends where its
+//! predecessor lies, and not any more once something else is stored there. Until that has happened the oldest one is
+//! sent again on its own: if it is stored, no other copy of it can be, and none of what followed it; if an old copy is, the
+//! publisher's last message is not what the new one expects.
+//!
+//! (All this holds while the messages are kept. Where all that a publisher has stored is purged, NATS knows of none, and a
+//! copy of its very first group could be stored again, if it were under way for that long.)
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 
+use async_nats::Subject;
 use async_nats::header::{HeaderName, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
 use crossdock_topics::{Durability, Error, Expected, Revision, Source};
 
 use super::Logs;
 use super::compaction::OldKeys;
-use super::group::{Group, Known, Naming, Waiting};
+use super::group::{Group, Known, Waiting};
+use super::naming::Naming;
+use super::run::Run;
 use super::sending::{Answer, Sent, send};
 use super::topic::{Queued, TopicLog};
 use crate::embedded::sources::{Sources, Turn};
@@ -40,8 +71,8 @@ pub(super) const NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT: HeaderName =
 /// What the one who publishes to a topic knows.
 pub(super) struct Sending {
     /// This engine, as a publisher of this topic.
-    pub(super) own: String,
-    /// How many messages the stream has had when this publisher stored its last one; 0 when it has none.
+    pub(super) engine: String,
+    /// How many messages the stream has had when this engine stored its own last one; 0 when it has none.
     pub(super) own_last: u64,
     pub(super) sources: Sources,
     pub(super) source_last: HashMap<u128, u64>,
@@ -49,21 +80,20 @@ pub(super) struct Sending {
     pub(super) groups: u64,
     pub(super) careful: u32,
     pub(super) old_keys: OldKeys,
-    /// Whether the log ends where this engine believes, unless somebody else publishes.
-    tail_is_known: bool,
+    pub(super) run: Run,
 }
 
 impl Sending {
-    fn new(own: String) -> Self {
+    fn new(engine: String) -> Self {
         Self {
-            own,
+            engine,
             own_last: 0,
             sources: Sources::default(),
             source_last: HashMap::new(),
             groups: 0,
             careful: 0,
             old_keys: OldKeys::default(),
-            tail_is_known: false,
+            run: Run::default(),
         }
     }
 
@@ -103,32 +133,31 @@ pub(super) struct Publisher {
     under_way: VecDeque<UnderWay>,
     /// The batches of sources that are under way.
     pub(super) sources: HashSet<(u128, u64)>,
-    /// What each publisher will have stored last, and where the log will end, when all that is under way is stored and
-    /// nobody else publishes.
-    pub(super) predicted: HashMap<Option<u128>, u64>,
-    end: u64,
     pub(super) naming: Naming,
     /// Of the definition that the naming follows.
     revision: Revision,
 }
 
+/// A group that is not answered.
 pub(super) struct UnderWay {
     pub(super) group: Group,
     pub(super) sent: Sent,
+    /// In a chain, the number of its last message in the stream, if it is stored.
+    place: Option<u64>,
+    /// The subject of that message.
+    last: Option<Subject>,
 }
 
 impl Publisher {
     fn new(logs: Arc<Logs>, log: Arc<TopicLog>, state: Box<Sending>) -> Self {
         let base = logs.streams.base(log.number);
         let mut publisher = Self {
-            naming: Naming { base, own: String::new(), keyed: false, dedup: false },
+            naming: Naming { base, engine: state.engine.clone(), run: 0, keyed: false, dedup: false },
             logs,
             log,
             state,
             under_way: VecDeque::new(),
             sources: HashSet::new(),
-            predicted: HashMap::new(),
-            end: 0,
             revision: 0,
         };
         publisher.follow_definition();
@@ -143,14 +172,15 @@ impl Publisher {
             self.naming.dedup = !topic.dedup_window.is_zero();
             self.revision = revision;
         }
-        if self.naming.own != self.state.own {
-            self.naming.own.clone_from(&self.state.own);
-        }
+        self.naming.run = self.state.run.number;
     }
 
     /// Whether single messages may follow each other without waiting.
     fn may_chain(&self) -> bool {
-        self.log.replicas == 1 && self.state.tail_is_known && self.state.careful == 0 && !self.naming.keyed
+        self.log.replicas == 1
+            && self.state.run.end.is_some()
+            && self.state.careful == 0
+            && !self.naming.keyed
     }
 
     /// Sends what may be sent now.
@@ -171,11 +201,13 @@ impl Publisher {
             }
             self.state.careful = self.state.careful.saturating_sub(1);
             let group = self.group(waiting, &Known::new());
-            let alone =
-                group.messages.len() != 1 || group.waiting().any(|waiting| waiting.expected.is_some());
-            let group = self.launch(group, None).await;
+            let chained = chains
+                && group.messages.len() == 1
+                && group.waiting().all(|waiting| waiting.expected.is_none());
+            let place = if chained { self.next_place() } else { None };
+            let group = self.launch(group, place).await;
             self.under_way.push_back(group);
-            if !chains || alone {
+            if place.is_none() {
                 return;
             }
         }
@@ -223,6 +255,13 @@ impl Publisher {
         next.count > 1
             || next.expected.is_some()
             || next.source.is_some_and(|s| self.sources.contains(&(s.publisher, s.sequence)))
+            || !self.state.run.has(next.source.map(|source| source.publisher))
+    }
+
+    /// Where the next message of a chain will lie, if it will.
+    fn next_place(&self) -> Option<u64> {
+        let end = self.under_way.back().map_or(self.state.run.end, |last| last.place)?;
+        Some(end + 1)
     }
 
     /// What of it is to be stored; all else is answered.
@@ -280,13 +319,8 @@ impl Publisher {
         Group::new(waiting, &self.naming, known, oldest)
     }
 
-    /// Sends a group, with what it expects: what its publishers have stored last or, with `end`, that nobody has published
-    /// since the log ended there.
-    pub(super) async fn launch(&mut self, mut group: Group, end: Option<u64>) -> UnderWay {
-        if self.under_way.is_empty() {
-            self.predicted.clear();
-            self.end = self.log.known_tail();
-        }
+    /// Sends a group, with what it expects; in a chain, for its place.
+    pub(super) async fn launch(&mut self, mut group: Group, place: Option<u64>) -> UnderWay {
         let naming = &self.naming;
         let mut messages = std::mem::take(&mut group.messages);
         let expected = group.waiting().find_map(|waiting| waiting.expected.clone());
@@ -308,66 +342,62 @@ impl Publisher {
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
                 first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_with(&key));
             }
-            (None, Some(first)) if end.is_some() => {
-                first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, end.unwrap_or(0).to_string());
-            }
-            (None, Some(_)) => {
-                for (at, source) in group.firsts() {
-                    let publisher = source.map(|source| source.publisher);
-                    let last = self.predicted.get(&publisher).copied();
-                    let last = last.unwrap_or_else(|| self.state.last_of(source.as_ref()));
-                    let headers = &mut messages[at].headers;
-                    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
-                    if naming.keyed {
-                        let all = naming.all_of(&naming.publisher(source.as_ref()));
+            (None, Some(first)) => {
+                let before = place.map(|place| place - 1);
+                if let Some(before) = before {
+                    first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, before.to_string());
+                }
+                let predecessor = self.under_way.back().and_then(|under_way| under_way.last.as_ref());
+                if let (Some(before), Some(subject)) = (before, predecessor) {
+                    first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, before.to_string());
+                    if *subject != first.subject {
+                        first
+                            .headers
+                            .insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, subject.to_string());
+                    }
+                } else {
+                    for (at, source) in group.firsts() {
+                        let headers = &mut messages[at].headers;
+                        let last = self.state.last_of(source.as_ref());
+                        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
+                        let all = naming.all_of(source.as_ref());
                         headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, all);
                     }
                 }
             }
         }
-        // Where it will lie if nobody else publishes: what follows it without waiting expects that.
-        self.end += messages.len() as u64;
-        for waiting in group.waiting() {
-            self.predicted.insert(waiting.source.map(|source| source.publisher), self.end);
+        let last = messages.last().map(|message| message.subject.clone());
+        if place.is_some() {
+            self.state.run.joined(group.publishers());
         }
         self.state.groups += 1;
-        let name = format!("{}-{}", self.state.own, self.state.groups);
+        let name = format!("{}-{}", self.state.engine, self.state.groups);
         let sent = send(&self.logs.streams.connection, &name, messages).await;
-        UnderWay { group, sent }
+        UnderWay { group, sent, place, last }
     }
 
     /// Waits for the oldest answer, and deals with it.
     async fn take_in(&mut self) {
-        let Some(UnderWay { group, sent }) = self.under_way.pop_front() else { return };
-        match sent.answer().await {
-            Answer::Stored(sequence) => self.stored(group, sequence),
-            answer => {
-                // Whatever follows it expected it to be stored.
-                let mut rest = Vec::new();
-                for UnderWay { group, sent } in std::mem::take(&mut self.under_way) {
-                    rest.push((group, sent.answer().await));
-                }
-                let behind = (1..).zip(&rest).find_map(|(n, (_, answer))| match answer {
-                    Answer::Stored(sequence) => sequence.checked_sub(n),
-                    _ => None,
-                });
-                match (answer, behind) {
-                    (Answer::Unknown(_), Some(sequence)) => self.stored(group, sequence),
-                    (answer, _) => Box::pin(self.settle(group, answer)).await,
-                }
-                for (group, answer) in rest {
-                    match answer {
-                        Answer::Stored(sequence) => self.stored(group, sequence),
-                        answer => Box::pin(self.settle(group, answer)).await,
-                    }
-                }
-            }
+        let Some(UnderWay { group, sent, place, .. }) = self.under_way.pop_front() else { return };
+        let answer = sent.answer().await;
+        if let Answer::Stored(sequence) = answer {
+            return self.stored(group, sequence);
         }
+        // What follows it waits for it: nothing more of the chain will be stored, or it is not known how much was.
+        let mut chain = VecDeque::from([(group, place, answer)]);
+        for UnderWay { group, sent, place, .. } in std::mem::take(&mut self.under_way) {
+            chain.push_back((group, place, sent.answer().await));
+        }
+        self.broken(chain).await;
     }
 
     /// A group is stored; its last message is the stream's `sequence`th.
     pub(super) fn stored(&mut self, group: Group, sequence: u64) {
-        self.state.tail_is_known = true;
+        let first = (sequence + 1).saturating_sub(group.length() as u64);
+        // Whoever expects something else has not looked at what its publisher has stored.
+        let publishers =
+            group.waiting().filter(|w| w.expected.is_none()).map(|w| w.source.map(|source| source.publisher));
+        self.state.run.stored(first, sequence, publishers);
         self.answer(group, |length| sequence.saturating_sub(length));
     }
 

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
-use crossdock_topics::{Backoff, Error, ErrorCode, Expected, Record, Source};
+use crossdock_topics::{Backoff, Error, ErrorCode, Expected, Message, Record, Source};
 use futures::StreamExt;
 use tokio::time::Instant;
 
@@ -13,7 +13,6 @@ use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Pub
 use super::sending::{Answer, is_known, send};
 use super::streams::{From, unavailable};
 use super::topic::Queued;
-use crate::delivery::READ_BYTES;
 
 /// So many ids are looked for at once; NATS takes 50 batches of a stream at a time.
 const LOOKED_UP_AT_ONCE: usize = 16;
@@ -33,23 +32,28 @@ struct Attempts {
 enum Look {
     /// All of the group is answered.
     Done,
-    /// This is to be sent again; the log ended there before it was looked.
-    Again(Group, u64),
+    /// This is to be sent again.
+    Again(Group),
     /// It could not be looked.
     Failed(Group, Error),
 }
 
 impl Publisher {
-    /// Brings a group to its end that was not simply stored. Nothing else is under way.
-    pub(super) async fn settle(&mut self, mut group: Group, mut answer: Answer) {
-        let deadline = Instant::now() + self.logs.patience();
+    /// Brings a group to its end that was not simply stored. Nothing else is under way. Gives whether NATS has
+    /// said to a copy sent here that it is stored.
+    pub(super) async fn settle(&mut self, mut group: Group, mut answer: Answer, deadline: Instant) -> bool {
         let mut attempts = Attempts::default();
         let mut known = Known::new();
         loop {
-            let mut end = None;
             let wait = match answer {
-                Answer::Stored(sequence) => return self.stored(group, sequence),
-                Answer::Refused(error) => return self.refuse_all(group, &error),
+                Answer::Stored(sequence) => {
+                    self.stored(group, sequence);
+                    return true;
+                }
+                Answer::Refused(error) => {
+                    self.refuse_all(group, &error);
+                    return false;
+                }
                 Answer::Duplicate(sequence) => {
                     let id = group.with_ids().into_iter().find(|(id, _)| !known.contains_key(id));
                     known.extend(id.map(|(id, _)| (id, sequence.saturating_sub(1))));
@@ -60,13 +64,9 @@ impl Publisher {
                     Err(error) => Some(error.message.into_owned()),
                 },
                 Answer::WrongLast => match self.look_again(group).await {
-                    Look::Done => return,
-                    Look::Again(same, tail) => {
+                    Look::Done => return false,
+                    Look::Again(same) => {
                         group = same;
-                        // NATS refuses a second message on a subject for as long as it believes that it still deals
-                        // with a first one, which can be for ever after a leader was cut off: every other time it is
-                        // asked in another way.
-                        end = Some(tail).filter(|_| attempts.count % 2 == 1);
                         None
                     }
                     Look::Failed(same, error) => {
@@ -77,7 +77,8 @@ impl Publisher {
                 Answer::Gone => match self.logs.streams.info(self.log.number).await {
                     Ok(None) => {
                         let error = Error::not_found("topic", &self.log.name);
-                        return self.refuse_all(group, &error);
+                        self.refuse_all(group, &error);
+                        return false;
                     }
                     Ok(Some(_)) => Some("the topic's stream has no leader".to_owned()),
                     Err(error) => Some(error.message.into_owned()),
@@ -91,36 +92,39 @@ impl Publisher {
             attempts.count += 1;
             if let Some(why) = wait {
                 if Instant::now() >= deadline || self.log.is_deleted() {
-                    return self.give_up(group, &why, attempts.may_be_stored);
+                    self.give_up(group, &why, attempts.may_be_stored);
+                    return false;
                 }
                 let pause = AGAIN.wait(attempts.count, u64::from(attempts.count));
                 tokio::time::sleep(pause).await;
                 let mut up = self.logs.streams.connection.up();
                 let _ = tokio::time::timeout_at(deadline, up.wait_for(|up| up.is)).await;
             } else if attempts.count > 100 {
-                return self.give_up(group, "others publish to it all the time", attempts.may_be_stored);
+                self.give_up(group, "others publish to it all the time", attempts.may_be_stored);
+                return false;
             }
             let waiting: Vec<Waiting> = group.into_waiting().collect();
             self.follow_definition();
             group = self.group(waiting, &known);
             if group.messages.is_empty() {
                 // An attempt of which nothing was heard may have stored it.
-                let own = self.naming.all_of(&self.naming.own);
+                let own = self.naming.all_of(None);
                 if let Ok(Some((offset, _))) = self.logs.streams.last_on(self.log.number, &own).await {
                     self.state.own_last = self.state.own_last.max(offset + 1);
                 }
                 let tail =
                     known.values().map(|offset| offset + 1).max().unwrap_or(0).max(self.log.known_tail());
-                return self.answer(group, |_| tail);
+                self.answer(group, |_| tail);
+                return false;
             }
-            let sent = self.launch(group, end).await;
+            let sent = self.launch(group, None).await;
             group = sent.group;
             answer = sent.sent.answer().await;
         }
     }
 
-    /// Answers that it is not known what became of a group. What still comes of it must not be taken for what follows.
-    fn give_up(&mut self, group: Group, why: &str, may_be_stored: bool) {
+    /// Answers that it is not known what became of a group.
+    pub(super) fn give_up(&mut self, group: Group, why: &str, may_be_stored: bool) {
         tracing::warn!(topic = %self.log.name, why, "messages cannot be stored");
         let what = if may_be_stored { "they may be stored or not" } else { "nothing of it was stored" };
         let error = Error::new(
@@ -128,8 +132,8 @@ impl Publisher {
             format!("messages for topic {} cannot be stored ({why}); {what}", self.log.name),
         )
         .hint("publish them again when NATS is there; with message ids they are stored once");
-        self.state.own = self.logs.new_publisher();
-        self.state.own_last = 0;
+        // What is still under way of it may only be stored in place of what follows it, or before that.
+        self.state.run.broken();
         self.state.sources.clear();
         self.state.source_last.clear();
         self.refuse_all(group, &error);
@@ -147,7 +151,7 @@ impl Publisher {
             futures::stream::iter((first..).zip(unsure))
                 .map(|(n, (id, record))| {
                     let (connection, base) = (&connection, &naming.base);
-                    let batch = format!("{}-{n}", naming.own);
+                    let batch = format!("{}-{n}", naming.engine);
                     async move {
                         is_known(connection, base, &batch, &escape(&id)).await.map(|is| (is, id, record))
                     }
@@ -172,10 +176,8 @@ impl Publisher {
             let (mut headers, payload) = encode(&record);
             headers.insert(NATS_MESSAGE_ID, escape(&id));
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.state.own_last.to_string());
-            if naming.keyed {
-                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_of(&naming.own));
-            }
-            let subject = naming.subject(&naming.own, &record);
+            headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_of(None));
+            let subject = naming.subject(&naming.begin(None), &record);
             let sent = send(&connection, "", vec![Outgoing { subject, headers, payload }]).await;
             match sent.answer().await {
                 Answer::Duplicate(sequence) if sequence > 0 => {
@@ -195,17 +197,12 @@ impl Publisher {
     /// Finds out why the stream was not as a group expected it.
     async fn look_again(&mut self, group: Group) -> Look {
         self.state.careful = CAREFUL;
-        let tail = match self.logs.streams.info(self.log.number).await {
-            Ok(info) => info.map_or(0, |info| info.state.tail()),
-            Err(error) => return Look::Failed(group, error),
-        };
+        self.state.run.broken();
         let naming = self.naming.clone();
-        let own = match self.logs.streams.last_on(self.log.number, &naming.all_of(&naming.own)).await {
+        let own = match self.logs.streams.last_on(self.log.number, &naming.all_of(None)).await {
             Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
             Err(error) => return Look::Failed(group, error),
         };
-        // Nobody else publishes under this name, and nothing else was under way. But what is found may be of a group before
-        // this one, of which only the ids told that it was stored: so it must be this one's message.
         if own > self.state.own_last {
             let last = match self.last_of_group(&group, own - 1).await {
                 Ok(last) => last,
@@ -228,11 +225,11 @@ impl Publisher {
             return if waiting.is_empty() {
                 Look::Done
             } else {
-                Look::Again(self.group(waiting, &Known::new()), tail)
+                Look::Again(self.group(waiting, &Known::new()))
             };
         };
         match self.unexpected(&expected).await {
-            Ok(None) => Look::Again(self.group(waiting, &Known::new()), tail),
+            Ok(None) => Look::Again(self.group(waiting, &Known::new())),
             Ok(Some(error)) => {
                 waiting.drain(..).for_each(|waiting| self.refuse(waiting, error.clone()));
                 Look::Done
@@ -241,26 +238,23 @@ impl Publisher {
         }
     }
 
-    /// Where the last message lies that this engine has published with a group, if the group is stored: the newest message
-    /// under this engine's name lies at `newest`.
+    /// Where the last message of a group lies that this engine publishes by itself, if what it has stored since it was last
+    /// told of it begins with the group's; the newest of it lies at `newest`.
     async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
-        let Some(before) = group.own().checked_sub(1) else { return Ok(None) };
-        let number = self.log.number;
-        let last = if self.log.replicas > 1 {
-            // Nothing was under way behind it.
-            let found = self.logs.streams.read(number, From::Offset(newest), 1, READ_BYTES).await?;
-            // A server may be asked that has not come as far as the leader.
-            let last = found.into_iter().next().filter(|kept| kept.offset == newest);
-            Some(last.ok_or_else(|| unavailable("what was stored last cannot be read yet"))?)
-        } else {
-            let naming = self.naming.clone();
-            let subjects = naming.all_of(&naming.own);
-            let from = From::On(&subjects, self.state.own_last);
-            self.logs.streams.read(number, from, before + 1, usize::MAX >> 1).await?.into_iter().nth(before)
-        };
-        let Some(last) = last else { return Ok(None) };
-        let record = Record::of(&decode(Some(&last.headers), last.payload))?;
-        Ok(group.ends_with(&record).then_some(last.offset))
+        let (count, subjects) = (group.own(), self.naming.all_of(None));
+        if count == 0 {
+            return Ok(None);
+        }
+        let (from, most) = (From::On(&subjects, self.state.own_last), usize::MAX >> 1);
+        let found = self.logs.streams.read(self.log.number, from, count, most).await?;
+        let last = found.last().map(|kept| kept.offset);
+        // A server may be asked that has not come as far as the leader.
+        if found.len() < count && last.is_none_or(|last| last < newest) {
+            return Err(unavailable("what was stored last cannot be read yet"));
+        }
+        let found: Vec<Message> =
+            found.into_iter().map(|kept| decode(Some(&kept.headers), kept.payload)).collect();
+        Ok(last.filter(|_| group.is_own(&found)))
     }
 
     /// What is there that was not expected, if it is so.
@@ -296,7 +290,7 @@ impl Publisher {
     /// Reads back from the log what a source has stored.
     pub(super) async fn recall(&mut self, source: &Source) -> Result<(), Error> {
         let naming = self.naming.clone();
-        let subjects = naming.all_of(&naming.publisher(Some(source)));
+        let subjects = naming.all_of(Some(source));
         let (number, publisher) = (self.log.number, source.publisher);
         let Some((last, headers)) = self.logs.streams.last_on(number, &subjects).await? else {
             // Purged, or there never was one.
