@@ -164,3 +164,30 @@ async fn given_a_login_on_the_command_line_or_a_wrong_one_when_started_should_be
     }
     servers.stop_all().await;
 }
+
+#[tokio::test]
+async fn given_nats_with_a_certificate_when_a_server_starts_on_it_should_be_encrypted() {
+    let sandbox = crate::sandbox().env("CROSSDOCK_ADMIN_PASSWORD", "correct horse").prepare();
+    let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).expect("a certificate");
+    sandbox.write("cert.pem", &made.cert.pem());
+    sandbox.write("key.pem", &made.signing_key.serialize_pem());
+    sandbox.write("nats.json", r#"{"user": "crossdock", "password": "s3cret-of-nats"}"#);
+    let home = sandbox.home().display();
+    let tls = format!("tls {{ cert_file: \"{home}/cert.pem\", key_file: \"{home}/key.pem\" }}\n{LOGIN}");
+    let nats = Nats::start(1, &tls, "sync_interval: always").await;
+    let port = nats.url().rsplit(':').next().unwrap_or_default().to_owned();
+    let script = format!(
+        r#"
+        trap 'kill $(jobs -p) 2>/dev/null || true' EXIT
+        server() {{ exec crossdock server --broker "tls://localhost:{port}?sync=always" --credentials nats.json --port-base 0 "$@"; }}
+        server --ca cert.pem -o json > one.json &
+        until [ -s one.json ]; do kill -0 $!; sleep 0.1; done
+        export CROSSDOCK_USER=admin CROSSDOCK_PASSWORD='correct horse'
+        export CROSSDOCK_URL=$(grep -o '"admin_url":"[^"]*' one.json | cut -d '"' -f 4)
+        crossdock status
+        crossdock topic create orders -o name
+        "#
+    );
+    let ran = sandbox.bash(&script).await.expect(0);
+    assert!(ran.stdout.contains("tls://localhost") && ran.stdout.ends_with("orders\n"), "{ran:?}");
+}
