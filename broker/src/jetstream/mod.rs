@@ -15,6 +15,7 @@ mod standing;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod store;
 mod subscription;
+mod tunnel;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -10,6 +10,9 @@ mod pipe;
 mod server;
 mod tls;
 
+pub(crate) use client::Peer;
 pub use client::{Address, DEFAULT_PORT, Remote, RemoteOptions};
+pub(crate) use pipe::Stream;
+pub(crate) use server::Host;
 pub use server::{ServeOptions, serve};
 pub use tls::{ServerTls, trusting, trusting_nobody};

@@ -17,7 +17,7 @@ use tokio_util::io::poll_read_buf;
 use super::pieces::Pieces;
 
 /// Anything that carries bytes both ways.
-pub(super) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
+pub(crate) trait Stream: AsyncRead + AsyncWrite + Unpin + Send {}
 impl<T: AsyncRead + AsyncWrite + Unpin + Send> Stream for T {}
 
 /// How much is read at once, and before the greeting.

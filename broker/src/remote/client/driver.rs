@@ -41,7 +41,7 @@ pub(super) async fn drive(link: Arc<Link>, first: Connected) {
             },
         };
         let Connected { pipe, heartbeat, server } = connected;
-        tracing::debug!(address = %link.options.address, server, "connected");
+        tracing::debug!(address = link.shown, server, "connected");
         let mut connection = Connection::new(&link, pipe, heartbeat);
         attach(&link);
         let ended = poll_fn(|cx| connection.poll(cx)).await;
@@ -74,7 +74,7 @@ pub(super) fn attach(link: &Arc<Link>) {
 /// Lets everybody know that the connection is gone.
 pub(super) fn detach(link: &Link, reason: &str) {
     if !link.is_closed() {
-        tracing::warn!(address = %link.options.address, reason, "the connection was lost");
+        tracing::warn!(address = link.shown, reason, "the connection was lost");
     }
     // With the lock held, so that whoever asks either is told here, or sees that there is no connection.
     let mut state = link.state.lock();
@@ -105,7 +105,7 @@ async fn again(link: &Link, seed: u64) -> Option<Connected> {
         failures += 1;
         let connecting = async {
             tokio::time::sleep(RECONNECT.wait(failures, seed)).await;
-            connect(&link.options).await
+            connect(&*link.peer).await
         };
         let error = tokio::select! {
             connected = connecting => match connected {
@@ -114,15 +114,12 @@ async fn again(link: &Link, seed: u64) -> Option<Connected> {
             },
             _ = status.wait_for(|status| status.closed) => return None,
         };
-        tracing::debug!(address = %link.options.address, %error, failures, "no connection yet");
-        if lost.elapsed() >= link.options.patience {
-            let since = Instant::now().checked_sub(link.options.patience);
+        tracing::debug!(address = link.shown, %error, failures, "no connection yet");
+        if lost.elapsed() >= link.patience {
+            let since = Instant::now().checked_sub(link.patience);
             let refusal = Error::new(
                 ErrorCode::Unavailable,
-                format!(
-                    "there is no connection to {}: {error}; nothing of this was stored",
-                    link.options.address
-                ),
+                format!("there is no connection to {}: {error}; nothing of this was stored", link.shown),
             );
             let mut told = Vec::new();
             if let Some(since) = since {

@@ -14,8 +14,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, mpsc, oneshot, watch};
 use tokio_util::task::TaskTracker;
 
+use super::connection::Peer;
 use super::lanes::{Lanes, Told};
-use super::options::RemoteOptions;
 use super::subscriptions::Consumers;
 use crate::remote::pieces::Pieces;
 
@@ -104,7 +104,13 @@ pub(super) enum Waiting {
 
 /// What callers and the connection's task share.
 pub(super) struct Link {
-    pub(super) options: RemoteOptions,
+    pub(super) peer: Box<dyn Peer>,
+    /// What the other end is called.
+    pub(super) shown: String,
+    /// How long a lost connection may stay away before what waits for it fails.
+    pub(super) patience: Duration,
+    /// How many bytes of published messages may wait for their receipts.
+    pub(super) waiting_bytes: usize,
     pub(super) state: Mutex<State>,
     pub(super) driver: AtomicWaker,
     pub(super) room: Notify,
@@ -141,17 +147,21 @@ pub(super) struct Status {
 }
 
 impl Link {
-    pub(super) fn new(options: RemoteOptions) -> Self {
+    pub(super) fn new(peer: impl Peer, patience: Duration, waiting_bytes: usize) -> Self {
+        let shown = peer.shown();
         let health = Health {
             ready: false,
             reason: Some("not connected yet".into()),
-            engine: options.address.to_string(),
+            engine: shown.clone(),
             detail: None,
             warning: None,
         };
         let status = Status { number: 0, up: false, settling: false, closed: false, health };
         Self {
-            options,
+            peer: Box::new(peer),
+            shown,
+            patience,
+            waiting_bytes,
             state: Mutex::new(State {
                 lanes: Lanes::new(rand::random),
                 output: Pieces::default(),
@@ -202,7 +212,7 @@ impl Link {
     /// # Errors
     /// `Unavailable`.
     pub(super) async fn connected(&self) -> Result<()> {
-        self.connected_within(self.options.patience).await
+        self.connected_within(self.patience).await
     }
 
     pub(super) async fn connected_within(&self, patience: Duration) -> Result<()> {
@@ -217,7 +227,7 @@ impl Link {
             Ok(_) => Err(closed()),
             Err(_) => {
                 let reason = self.health().reason.unwrap_or_default();
-                let address = &self.options.address;
+                let address = &self.shown;
                 Err(Error::new(
                     ErrorCode::Unavailable,
                     format!("there is no connection to {address}: {reason}"),
@@ -312,7 +322,7 @@ impl Link {
         request: impl FnOnce(u64) -> ToServer,
         payload: Bytes,
     ) -> Result<Answer> {
-        let patience = self.options.patience;
+        let patience = self.patience;
         self.when(patience, |status| status.up).await?;
         self.ask(request, payload).await.map_err(|trouble| match trouble {
             Trouble::Failed(error) => error,
@@ -326,7 +336,7 @@ impl Link {
         request: impl FnOnce(u64) -> ToServer,
         payload: Bytes,
     ) -> Result<Answer> {
-        self.when(self.options.patience, |status| status.up || status.settling).await?;
+        self.when(self.patience, |status| status.up || status.settling).await?;
         self.ask(request, payload).await.map_err(|trouble| match trouble {
             Trouble::Failed(error) => error,
             Trouble::Lost => self.lost(),
@@ -341,7 +351,7 @@ impl Link {
             ErrorCode::Unavailable,
             format!(
                 "the connection to {} was lost before it answered; it may have been done or not",
-                self.options.address
+                self.shown
             ),
         )
         .hint("see how things are before doing it again")
@@ -406,7 +416,7 @@ impl Link {
         for (waiter, answer) in told {
             waiter.send(answer);
         }
-        if self.state.lock().lanes.bytes() <= self.options.waiting_bytes / 2 {
+        if self.state.lock().lanes.bytes() <= self.waiting_bytes / 2 {
             self.room.notify_waiters();
         }
     }

@@ -24,7 +24,7 @@ impl Link {
             return Err(closed());
         }
         let mut state = self.state.lock();
-        let (waiting, limit) = (state.lanes.bytes(), self.options.waiting_bytes);
+        let (waiting, limit) = (state.lanes.bytes(), self.waiting_bytes);
         if waiting > 0 && waiting + batch.as_bytes().len() > limit {
             return Err(Error::new(
                 ErrorCode::Overloaded,
@@ -101,7 +101,7 @@ impl Log for Remote {
         let room = link.room.notified();
         tokio::pin!(room);
         room.as_mut().enable();
-        if link.state.lock().lanes.bytes() > link.options.waiting_bytes / 2 && !link.is_closed() {
+        if link.state.lock().lanes.bytes() > link.waiting_bytes / 2 && !link.is_closed() {
             // The bound covers the moment between the check and the last receipt.
             let _ = tokio::time::timeout(Duration::from_millis(100), room).await;
         }

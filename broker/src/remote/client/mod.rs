@@ -12,10 +12,12 @@ mod store;
 mod subscriptions;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{Broker, Health, Result};
 
+pub(crate) use connection::Peer;
 pub use options::{Address, DEFAULT_PORT, RemoteOptions};
 
 use link::Link;
@@ -32,7 +34,7 @@ pub struct Remote {
 
 impl std::fmt::Debug for Remote {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Remote").field("address", &self.link.options.address).finish_non_exhaustive()
+        f.debug_struct("Remote").field("address", &self.link.shown).finish_non_exhaustive()
     }
 }
 
@@ -44,8 +46,17 @@ impl Remote {
     /// `InvalidArgument` for credentials that would be sent in the open.
     pub async fn connect(options: RemoteOptions) -> Result<Arc<Self>> {
         options.check_credentials()?;
-        let pipe = connection::connect(&options).await?;
-        let link = Arc::new(Link::new(options));
+        let (patience, waiting_bytes) = (options.patience, options.waiting_bytes);
+        Self::to(options, patience, waiting_bytes).await
+    }
+
+    /// Connects to another process, however that is reached; `patience` and `waiting_bytes` as in [`RemoteOptions`].
+    ///
+    /// # Errors
+    /// As [`Remote::connect`].
+    pub(crate) async fn to(peer: impl Peer, patience: Duration, waiting_bytes: usize) -> Result<Arc<Self>> {
+        let pipe = connection::connect(&peer).await?;
+        let link = Arc::new(Link::new(peer, patience, waiting_bytes));
         link.tasks.spawn(driver::drive(link.clone(), pipe));
         link.connected().await?;
         Ok(Arc::new(Self { link }))

@@ -249,7 +249,7 @@ impl Subscriptions for Remote {
             let consumer = match fetch.consumer {
                 None => None,
                 Some(consumer) => {
-                    let patience = self.link.options.patience;
+                    let patience = self.link.patience;
                     let current = tokio::time::timeout(patience, self.link.consumers.current(consumer)).await;
                     let current = current.map_err(|_| {
                         Error::new(

@@ -8,7 +8,7 @@ use crossdock_topics::{Error, ErrorCode, Result};
 use crossdock_wire::session::{self, Login, ToClient, ToServer};
 use secrecy::SecretString;
 
-use super::Server;
+use super::Host;
 use super::frames;
 use super::gate::Gate;
 use crate::remote::pieces::Pieces;
@@ -27,7 +27,7 @@ pub(super) struct Guest {
 ///
 /// # Errors
 /// What is told to a client that is refused.
-pub(super) async fn greet(server: &Arc<Server>, pipe: &mut Pipe) -> Result<Guest> {
+pub(super) async fn greet(server: &Arc<Host>, pipe: &mut Pipe) -> Result<Guest> {
     let frame = poll_fn(|cx| pipe.poll_frame(cx)).await.map_err(|error| frames::malformed(&error))?;
     let frame = frame.ok_or_else(|| Error::invalid("it closed the connection before it said anything"))?;
     let header = frame.header().map_err(|error| frames::malformed(&error))?;

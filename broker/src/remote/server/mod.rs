@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_access::Access;
-use crossdock_topics::{SharedBroker, Shutdown};
+use crossdock_topics::{Result, SharedBroker, Shutdown};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 
@@ -66,8 +66,8 @@ impl Default for ServeOptions {
     }
 }
 
-/// What all sessions of a server share.
-struct Server {
+/// A broker that is offered, and what all sessions share.
+pub(crate) struct Host {
     options: ServeOptions,
     broker: SharedBroker,
     access: Option<Access>,
@@ -88,8 +88,7 @@ pub async fn serve(
     let places = Arc::new(Semaphore::new(options.connections));
     let part = shutdown.child();
     let threads = Threads::start();
-    let server =
-        Arc::new(Server { options, broker, access, servings: Servings::default(), shutdown: part.clone() });
+    let server = Arc::new(Host::new(options, broker, access, part.clone()));
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -113,7 +112,7 @@ pub async fn serve(
         let served = thread.clone();
         let serving = async move {
             match moved_here(stream) {
-                Ok(stream) => converse(&server, stream, &peer.to_string()).await,
+                Ok(stream) => server.attend(server.encrypted(stream), &peer.to_string()).await,
                 Err(error) => tracing::warn!(%peer, %error, "a connection could not be taken over"),
             }
             drop((place, served));
@@ -134,44 +133,64 @@ fn moved_here(stream: TcpStream) -> std::io::Result<TcpStream> {
     Ok(stream)
 }
 
-/// One client's whole stay.
-async fn converse(server: &Arc<Server>, stream: TcpStream, peer: &str) {
-    let greeting = async {
-        let stream: Box<dyn Stream> = match &server.options.tls {
-            Some(tls) => match tls.accept(stream).await {
-                Ok(stream) => stream,
-                Err(error) => return (None, Err(error)),
-            },
-            None => Box::new(stream),
-        };
-        let mut pipe = Pipe::new(stream);
-        let guest = greeting::greet(server, &mut pipe).await;
-        (Some(pipe), guest)
-    };
-    let (pipe, guest) = match tokio::time::timeout(server.options.greeting, greeting).await {
-        Ok((Some(pipe), Ok(guest))) => (pipe, guest),
-        Ok((pipe, Err(error))) => {
-            tracing::debug!(peer, %error, "a client was refused");
-            if let Some(mut pipe) = pipe {
-                frames::refuse(&mut pipe, &error);
-                pipe.finish(GOODBYE).await;
-            }
-            return;
-        }
-        _ => return tracing::debug!(peer, "a client did not say in time who it is"),
-    };
-    let greeting::Guest { name, gate } = guest;
-    tracing::debug!(peer, client = name, "a client has come");
-    let mut session = Session::new(server.clone(), pipe, gate);
-    let ended = std::future::poll_fn(|cx| session.poll(cx)).await;
-    match &ended {
-        Ok(()) => tracing::debug!(peer, client = name, "a client has gone"),
-        Err(error) => tracing::warn!(peer, client = name, %error, "a client is cut off"),
+impl Host {
+    /// A broker for whoever is [attended](Self::attend) to, until shutdown; whoever calls awaits its tasks. Without
+    /// `access` everybody may do everything.
+    pub(crate) fn new(
+        options: ServeOptions,
+        broker: SharedBroker,
+        access: Option<Access>,
+        shutdown: Shutdown,
+    ) -> Self {
+        Self { options, broker, access, servings: Servings::default(), shutdown }
     }
-    if let Some(mut pipe) = session.leave() {
-        if let Err(error) = &ended {
-            frames::refuse(&mut pipe, error);
+
+    async fn encrypted(&self, stream: TcpStream) -> Result<Box<dyn Stream>> {
+        match &self.options.tls {
+            Some(tls) => tls.accept(stream).await,
+            None => Ok(Box::new(stream)),
         }
-        pipe.finish(GOODBYE).await;
+    }
+
+    /// One client's whole stay, from when its stream is there.
+    pub(crate) async fn attend(
+        self: &Arc<Self>,
+        stream: impl Future<Output = Result<Box<dyn Stream>>>,
+        peer: &str,
+    ) {
+        let greeting = async {
+            let mut pipe = match stream.await {
+                Ok(stream) => Pipe::new(stream),
+                Err(error) => return (None, Err(error)),
+            };
+            let guest = greeting::greet(self, &mut pipe).await;
+            (Some(pipe), guest)
+        };
+        let (pipe, guest) = match tokio::time::timeout(self.options.greeting, greeting).await {
+            Ok((Some(pipe), Ok(guest))) => (pipe, guest),
+            Ok((pipe, Err(error))) => {
+                tracing::debug!(peer, %error, "a client was refused");
+                if let Some(mut pipe) = pipe {
+                    frames::refuse(&mut pipe, &error);
+                    pipe.finish(GOODBYE).await;
+                }
+                return;
+            }
+            _ => return tracing::debug!(peer, "a client did not say in time who it is"),
+        };
+        let greeting::Guest { name, gate } = guest;
+        tracing::debug!(peer, client = name, "a client has come");
+        let mut session = Session::new(self.clone(), pipe, gate);
+        let ended = std::future::poll_fn(|cx| session.poll(cx)).await;
+        match &ended {
+            Ok(()) => tracing::debug!(peer, client = name, "a client has gone"),
+            Err(error) => tracing::warn!(peer, client = name, %error, "a client is cut off"),
+        }
+        if let Some(mut pipe) = session.leave() {
+            if let Err(error) = &ended {
+                frames::refuse(&mut pipe, error);
+            }
+            pipe.finish(GOODBYE).await;
+        }
     }
 }

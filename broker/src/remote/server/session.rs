@@ -22,7 +22,7 @@ use super::consume::Credit;
 use super::gate::Gate;
 use super::publish::Publishing;
 use super::serving::Replies;
-use super::{Server, frames};
+use super::{Host, frames};
 use crate::remote::pieces::Pieces;
 use crate::remote::pipe::Pipe;
 
@@ -111,7 +111,7 @@ impl Stop {
 
 /// One client's connection.
 pub(super) struct Session {
-    pub(super) server: Arc<Server>,
+    pub(super) server: Arc<Host>,
     pub(super) gate: Arc<Gate>,
     pub(super) pipe: Pipe,
     pub(super) publishing: Publishing,
@@ -138,7 +138,7 @@ pub(super) struct Session {
 }
 
 impl Session {
-    pub(super) fn new(server: Arc<Server>, pipe: Pipe, gate: Gate) -> Self {
+    pub(super) fn new(server: Arc<Host>, pipe: Pipe, gate: Gate) -> Self {
         let (flowing, flows) = mpsc::channel(FLOWING);
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -10,7 +10,11 @@ const MINE: ConsumerId = ConsumerId(7);
 
 /// What a caller and the connection's task share, without that task; and one consumer who had joined.
 fn link() -> Arc<Link> {
-    let link = Arc::new(Link::new(RemoteOptions::new("crossdock://127.0.0.1:1").unwrap()));
+    let link = Arc::new(Link::new(
+        RemoteOptions::new("crossdock://127.0.0.1:1").unwrap(),
+        Duration::from_secs(30),
+        1 << 20,
+    ));
     let joined = Consumer { subscription: "s".parse().unwrap(), current: None };
     link.consumers.joined.lock().insert(MINE, joined);
     link
