@@ -1,8 +1,12 @@
-//! What the engine on NATS JetStream keeps of the contract, on one real nats-server and on a cluster of three. Each case has
-//! a prefix of its own there.
+//! What the engine on NATS JetStream keeps of the contract: on one real nats-server, on a cluster of three, and where
+//! subscriptions are another engine's. Each case has a prefix of its own there.
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "conformance_jetstream/spread.rs"]
+mod spreading;
+
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
@@ -10,6 +14,7 @@ use crossdock_broker::{JetStream, JetStreamOptions};
 use crossdock_tests::Nats;
 use crossdock_topics::SharedBroker;
 use crossdock_topics::conformance::{Exception, Harness};
+use spreading::Spread;
 use tokio::sync::{Mutex, OnceCell};
 
 /// One for all cases: it keeps what each thinks is its own apart by prefixes. It ends with this process.
@@ -17,33 +22,48 @@ static ONE: OnceCell<Nats> = OnceCell::const_new();
 static THREE: OnceCell<Nats> = OnceCell::const_new();
 static CASES: AtomicU32 = AtomicU32::new(0);
 
+/// On what a case is run.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum On {
+    One,
+    Three,
+    /// One server, two engines.
+    Spread,
+}
+
 /// One case's share of the server, or of the cluster.
 struct Prefix {
     name: String,
-    cluster: bool,
+    on: On,
     /// The brokers of this case, so that none is dropped before the case has ended.
     opened: Mutex<Vec<SharedBroker>>,
 }
 
 impl Prefix {
-    fn new(cluster: bool) -> Self {
+    fn new(on: On) -> Self {
         let name = format!("case-{}", CASES.fetch_add(1, Ordering::Relaxed));
-        Self { name, cluster, opened: Mutex::default() }
+        Self { name, on, opened: Mutex::default() }
+    }
+
+    async fn engine(&self) -> Arc<JetStream> {
+        let nats = match self.on {
+            On::Three => THREE.get_or_init(|| Nats::cluster(3)).await,
+            On::One | On::Spread => ONE.get_or_init(Nats::single).await,
+        };
+        let mut options = JetStreamOptions::new(&nats.url()).unwrap();
+        options.prefix = self.name.clone();
+        options.sync_always = self.on != On::Three;
+        JetStream::open(options).await.unwrap()
     }
 }
 
 #[async_trait]
 impl Harness for Prefix {
     async fn open(&self) -> SharedBroker {
-        let nats = if self.cluster {
-            THREE.get_or_init(|| Nats::cluster(3)).await
-        } else {
-            ONE.get_or_init(Nats::single).await
+        let broker: SharedBroker = match self.on {
+            On::One | On::Three => self.engine().await,
+            On::Spread => Arc::new(Spread { owner: self.engine().await, other: self.engine().await }),
         };
-        let mut options = JetStreamOptions::new(&nats.url()).unwrap();
-        options.prefix = self.name.clone();
-        options.sync_always = !self.cluster;
-        let broker: SharedBroker = JetStream::open(options).await.unwrap();
         self.opened.lock().await.push(broker.clone());
         broker
     }
@@ -78,11 +98,17 @@ const EXCEPTIONS: &[Exception] = &[
 mod one {
     use super::*;
 
-    crossdock_topics::conformance_tests!(Prefix::new(false));
+    crossdock_topics::conformance_tests!(Prefix::new(On::One));
 }
 
 mod three {
     use super::*;
 
-    crossdock_topics::conformance_tests!(Prefix::new(true));
+    crossdock_topics::conformance_tests!(Prefix::new(On::Three));
+}
+
+mod spread {
+    use super::*;
+
+    crossdock_topics::conformance_tests!(Prefix::new(On::Spread));
 }

@@ -8,6 +8,8 @@ mod access;
 mod asking;
 #[path = "jetstream/leases.rs"]
 mod leases;
+#[path = "jetstream/owners.rs"]
+mod owners;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
 #[path = "jetstream/topics.rs"]

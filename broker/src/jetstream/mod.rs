@@ -10,6 +10,7 @@ mod instance;
 #[allow(dead_code)] // until subscriptions read it
 mod log;
 mod options;
+mod peers;
 mod requests;
 mod standing;
 #[allow(dead_code)] // until the parts that use all of it are there
@@ -29,10 +30,11 @@ pub use options::{JetStreamOptions, NatsLogin};
 use connection::Connection;
 use instance::Instance;
 use log::Logs;
+use peers::Peers;
 use requests::RequestDesk;
 use standing::Standing;
 use store::KeyStore;
-use subscription::Hub;
+use subscription::{Here, Hub, Routes};
 
 /// How long what is under way may take to end when the broker is closed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -45,8 +47,11 @@ pub struct JetStream {
     requests: RequestDesk,
     logs: Arc<Logs>,
     hub: Arc<Hub>,
+    here: Arc<Here>,
+    /// Where subscriptions are. Nothing in the one whom other engines ask: what they ask goes no further.
+    routes: Option<Routes>,
     shutdown: Shutdown,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
     standing: Standing,
 }
 
@@ -59,7 +64,7 @@ impl JetStream {
     pub async fn open(options: JetStreamOptions) -> Result<Arc<Self>> {
         let connection = Connection::open(options).await?;
         let shutdown = Shutdown::new(GRACE);
-        match Self::start(connection.clone(), shutdown.clone()).await {
+        match Box::pin(Self::start(connection.clone(), shutdown.clone())).await {
             Ok(broker) => Ok(Arc::new(broker)),
             Err(error) => {
                 let _ = tokio::time::timeout(GRACE, shutdown.drain()).await;
@@ -84,17 +89,42 @@ impl JetStream {
         if let Some(warning) = &standing.warning {
             tracing::warn!("{warning}");
         }
-        Ok(Self {
+        let here = Arc::new(Here::new(&hub));
+        let mut broker = Self {
             connection,
             store,
             instance,
             requests,
             logs,
             hub,
+            here,
+            routes: None,
             shutdown,
-            closed: AtomicBool::new(false),
+            closed: Arc::default(),
             standing,
-        })
+        };
+        let asked = Arc::new(broker.without_routes());
+        let (connection, store, instance) = (&broker.connection, &broker.store, &broker.instance);
+        let peers = Box::pin(Peers::open(connection, store, instance, asked, &broker.shutdown)).await?;
+        broker.routes = Some(Routes::new(&broker.hub, &broker.here, peers));
+        Ok(broker)
+    }
+
+    /// The same engine for others to ask: subscriptions are those that it owns itself.
+    fn without_routes(&self) -> Self {
+        Self {
+            connection: self.connection.clone(),
+            store: self.store.clone(),
+            instance: self.instance.clone(),
+            requests: self.requests.clone(),
+            logs: self.logs.clone(),
+            hub: self.hub.clone(),
+            here: self.here.clone(),
+            routes: None,
+            shutdown: self.shutdown.clone(),
+            closed: self.closed.clone(),
+            standing: self.standing.clone(),
+        }
     }
 
     /// Why it cannot be used, if it cannot.

@@ -48,6 +48,7 @@ const FAILED: &str = "Crossdock-Failed";
 const REFUSED: &str = "Crossdock-Refused";
 
 /// Both sides of requests.
+#[derive(Clone)]
 pub(super) struct RequestDesk {
     calls: Arc<Calls>,
     servings: Arc<Servings>,

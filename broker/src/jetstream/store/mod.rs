@@ -114,6 +114,14 @@ impl KeyStore {
         }
     }
 
+    /// The lease with which a key vanishes, as this engine knows it.
+    pub(super) fn lease_of(&self, key: &Key) -> Option<LeaseId> {
+        match self.mirror.place(key)?.lies {
+            Lies::Value { lease, .. } => lease,
+            Lies::Mark(_) => None,
+        }
+    }
+
     /// The engine's own keys with this prefix as this engine knows them, and the revision they are as of.
     pub(super) fn list_own(&self, prefix: &str) -> (Vec<Entry>, Revision) {
         self.mirror.own.list(prefix)

@@ -13,7 +13,8 @@ use parking_lot::RwLock;
 use tokio::time::Instant;
 
 use super::journal::Journals;
-use super::owned::{Common, Owned, Tenure};
+use super::owned::{Common, Owned, Tenure, moved};
+use super::owners::Owners;
 use super::pass::Command;
 use super::topics::Topics;
 use crate::delivery::block::Block;
@@ -25,19 +26,23 @@ use crate::jetstream::store::{Key, KeyStore};
 
 /// How long a topic may take to show what has a receipt.
 const CATCH_UP: Duration = Duration::from_secs(2);
-/// How often it is looked whether all subscriptions are owned.
+/// How often all of it is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long to wait before asking again for a subscription that is being taken over.
-const AGAIN: Duration = Duration::from_millis(20);
+/// So many are taken over at once.
+const TAKING: usize = 16;
+
+/// Where the store has definitions, and the engine's own keys the numbers that go with them.
+const DEFINITIONS: &str = "subscriptions/";
 
 /// The subscriptions of a cluster.
 pub(in crate::jetstream) struct Hub {
     pub(super) common: Common,
     store: KeyStore,
-    shutdown: Shutdown,
+    pub(super) shutdown: Shutdown,
     owned: RwLock<HashMap<SubscriptionName, Arc<Owned>>>,
-    /// One is taken over at a time.
-    taking: tokio::sync::Mutex<()>,
+    pub(super) owners: Owners,
+    /// Each is taken over, or changed, once at a time.
+    taking: [tokio::sync::Mutex<()>; TAKING],
     consumers: AtomicU64,
     closed: AtomicBool,
 }
@@ -62,16 +67,15 @@ impl Hub {
         shutdown: &Shutdown,
     ) -> Result<Arc<Self>> {
         let journals = Journals::open(connection).await?;
-        let (clock, held) = (Arc::new(SystemClock), instance.held());
-        let now_held = held.clone();
-        let tenure = Tenure::new(move || Instant::now() < now_held.borrow().until);
+        let clock = Arc::new(SystemClock);
         let consumers = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
         let hub = Arc::new(Self {
-            common: Common { journals, topics: Topics(logs.clone()), clock, tenure },
+            common: Common { journals, topics: Topics(logs.clone()), clock },
             store: store.clone(),
             shutdown: shutdown.clone(),
             owned: RwLock::default(),
-            taking: tokio::sync::Mutex::default(),
+            owners: Owners::new(store, instance),
+            taking: Default::default(),
             consumers: AtomicU64::new(consumers),
             closed: AtomicBool::new(false),
         });
@@ -91,8 +95,21 @@ impl Hub {
         self.owned.read().get(name).cloned()
     }
 
-    fn is_closed(&self) -> bool {
-        self.closed.load(Ordering::SeqCst) || self.shutdown.has_started()
+    /// The subscription if it is owned here, and at work.
+    pub(super) fn at_work(&self, name: &SubscriptionName) -> Option<Arc<Owned>> {
+        self.owned.read().get(name).filter(|owned| !owned.over.is_cancelled()).cloned()
+    }
+
+    /// All of those.
+    pub(super) fn all_at_work(&self) -> Vec<Arc<Owned>> {
+        let owned = self.owned.read();
+        owned.values().filter(|owned| !owned.over.is_cancelled()).cloned().collect()
+    }
+
+    /// Why nothing can be asked any more.
+    pub(super) fn check_open(&self) -> Result<()> {
+        let closed = self.closed.load(Ordering::SeqCst) || self.shutdown.has_started();
+        if closed { Err(crate::jetstream::closed()) } else { Ok(()) }
     }
 
     pub(super) fn number(&self) -> ConsumerId {
@@ -101,29 +118,49 @@ impl Hub {
 
     /// Follows what is changed in the store, and in the topics.
     async fn watch(self: Arc<Self>) {
-        let mut topics = self.common.topics.changes();
+        let (mut topics, mut held) = (self.common.topics.changes(), self.owners.held());
         loop {
-            let (entries, revision) = self.store.list_shared("subscriptions/");
-            for entry in entries {
-                let name = entry.key.trim_start_matches("subscriptions/").parse::<SubscriptionName>();
-                let Ok(name) = name else { continue };
-                if let Err(error) = self.refresh(&name).await {
-                    tracing::debug!(subscription = %name, %error, "it cannot be taken over yet");
+            let revision = self.owners.revision();
+            let ours = self.owners.all_ours();
+            let (definitions, defined_at) = self.store.list_shared(DEFINITIONS);
+            let numbers: HashMap<u32, SubscriptionName> = definitions
+                .iter()
+                .filter_map(|entry| entry.key.strip_prefix(DEFINITIONS)?.parse().ok())
+                .filter_map(|name: SubscriptionName| Some((self.peek_number(&name)?, name)))
+                .collect();
+            for id in ours {
+                let done = match numbers.get(&id) {
+                    // Another engine has handed it over, or this one has let go of it because something failed.
+                    Some(name) => self.current(name).await.map(drop),
+                    // It was claimed when it had just been deleted.
+                    None => self.owners.forget(id).await,
+                };
+                if let Err(error) = done {
+                    tracing::debug!(subscription = id, %error, "it cannot be looked after yet");
                 }
             }
             let known: Vec<_> = self.owned.read().iter().map(|(n, o)| (n.clone(), o.clone())).collect();
             for (name, owned) in known {
                 if self.defined(&name).is_err() {
                     self.gone(&name);
+                } else if self.owners.has_lost(owned.state.id, owned.tenure.lease) {
+                    owned.end();
                 } else if let Err(error) = owned.catch_topics().await {
                     tracing::debug!(subscription = %name, %error, "its topics cannot be looked after yet");
                 }
             }
-            let Ok(mut watch) = self.store.watch_shared("subscriptions/", revision) else { continue };
+            let defined = async {
+                // Otherwise so much has changed that it must be looked at anew.
+                if let Ok(mut watch) = self.store.watch_shared(DEFINITIONS, defined_at) {
+                    watch.next().await;
+                }
+            };
             tokio::select! {
                 () = self.shutdown.started() => return,
-                _ = watch.next() => {}
+                () = defined => {}
+                _ = self.owners.changed(revision) => {}
                 _ = topics.changed() => {}
+                _ = held.changed() => {}
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
@@ -146,31 +183,39 @@ impl Hub {
 
     /// All of them, as this engine knows them.
     fn peek_defined(&self) -> Vec<Subscription> {
-        let (entries, _) = self.store.list_shared("subscriptions/");
+        let (entries, _) = self.store.list_shared(DEFINITIONS);
         entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
     }
 
-    /// The subscription, owned here.
-    pub(super) async fn owned(self: &Arc<Self>, name: &SubscriptionName) -> Result<Arc<Owned>> {
-        let known = self.owned.read().get(name).filter(|owned| !owned.over.is_cancelled()).cloned();
-        match known {
-            Some(owned) => Ok(owned),
-            None => self.refresh(name).await,
-        }
-    }
-
-    /// Sees to it that it is as it is defined.
-    pub(super) async fn refresh(self: &Arc<Self>, name: &SubscriptionName) -> Result<Arc<Owned>> {
-        if self.is_closed() {
-            return Err(crate::jetstream::closed());
-        }
-        let _one = self.taking.lock().await;
-        let known = self.owned.read().get(name).filter(|owned| !owned.over.is_cancelled()).cloned();
+    /// Whether there is such a subscription.
+    pub(super) async fn is_defined(&self, name: &SubscriptionName) -> Result<bool> {
         if self.store.peek(&key(name)).is_none() {
             self.store.come().await?;
         }
+        Ok(self.store.peek(&key(name)).is_some())
+    }
+
+    /// The subscription, if this engine is its owner.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub(super) async fn owned(self: &Arc<Self>, name: &SubscriptionName) -> Result<Arc<Owned>> {
+        match self.at_work(name) {
+            Some(owned) => Ok(owned),
+            None => self.current(name).await,
+        }
+    }
+
+    /// The same, and sees to it that it is as it is defined.
+    pub(super) async fn current(self: &Arc<Self>, name: &SubscriptionName) -> Result<Arc<Owned>> {
+        self.check_open()?;
+        if !self.is_defined(name).await? {
+            return Err(not_found(name));
+        }
+        let id = self.number_of(name).await?;
+        let _one = self.taking[id as usize % TAKING].lock().await;
         let Defined { definition, revision } = self.defined(name)?;
-        if let Some(owned) = known {
+        if let Some(owned) = self.at_work(name) {
             if owned.state.definition().1 < revision {
                 let sieve = sieve(&definition).await;
                 let definition = Box::new(definition);
@@ -178,9 +223,13 @@ impl Hub {
             }
             return Ok(owned);
         }
-        let id = self.number_of(name).await?;
+        let lease = self.owners.ours(id).ok_or_else(|| moved(name))?;
+        let owners = self.owners.clone();
+        let tenure = Tenure { lease, holds: Box::new(move || owners.holds(lease)) };
         let sieve = sieve(&definition).await;
-        let (owned, running) = Owned::take_over(&self.common, id, definition, sieve, revision).await?;
+        let (owned, running) =
+            Owned::take_over(&self.common, id, definition, sieve, revision, tenure).await?;
+        tracing::debug!(subscription = %name, "owned here from now on");
         self.owned.write().insert(name.clone(), owned.clone());
         let (hub, name, ended) = (self.clone(), name.clone(), owned.clone());
         self.shutdown.tasks().spawn(async move {
@@ -192,7 +241,7 @@ impl Hub {
                 tracing::warn!(subscription = %name, %error, "its journal is left in NATS, and does no harm");
             }
         });
-        if self.is_closed() {
+        if self.check_open().is_err() {
             owned.end();
         }
         Ok(owned)
@@ -206,12 +255,24 @@ impl Hub {
         }
     }
 
+    /// The number of a subscription, as this engine knows it.
+    fn peek_number(&self, name: &SubscriptionName) -> Option<u32> {
+        let entry = self.store.peek(&Key::Own(format!("{DEFINITIONS}{name}")))?;
+        std::str::from_utf8(&entry.value).ok()?.parse().ok()
+    }
+
     /// The number of a subscription, which is never given to another one.
-    async fn number_of(&self, name: &SubscriptionName) -> Result<u32> {
+    pub(super) async fn number_of(&self, name: &SubscriptionName) -> Result<u32> {
+        if let Some(number) = self.peek_number(name) {
+            return Ok(number);
+        }
+        if !self.is_defined(name).await? {
+            return Err(not_found(name));
+        }
         let damaged =
             || Error::internal(format!("the number of subscription {name} in the store is damaged"));
         let read = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u32>().ok();
-        let (own, next) = (Key::Own(format!("subscriptions/{name}")), Key::Own("next/subscription".into()));
+        let (own, next) = (Key::Own(format!("{DEFINITIONS}{name}")), Key::Own("next/subscription".into()));
         loop {
             if let Some(entry) = self.store.get(&own).await? {
                 return read(&entry.value).ok_or_else(damaged);
@@ -260,7 +321,11 @@ impl Hub {
             }
             match self.store.put(&key(&name), json(&definition)?, at, None).await {
                 Ok(revision) => {
-                    self.refresh(&name).await?;
+                    let id = self.number_of(&name).await?;
+                    self.owners.claim(id, &name).await?;
+                    if self.owners.ours(id).is_some() {
+                        self.current(&name).await?;
+                    }
                     return Ok(revision);
                 }
                 Err(error) if error.code == ErrorCode::Conflict && expect == Expect::Any => {}
@@ -273,12 +338,12 @@ impl Hub {
     pub(super) async fn delete(self: &Arc<Self>, name: &SubscriptionName) -> Result<()> {
         let entry = self.store.get(&key(name)).await?.ok_or_else(|| not_found(name))?;
         // So that its journal is found and removed.
-        let owned = self.owned(name).await?;
+        let owned = self.current(name).await?;
         self.store.delete(&key(name), Expect::At(entry.revision)).await?;
         self.gone(name);
         owned.state.mark_deleted();
-        self.store.delete(&Key::Own(format!("subscriptions/{name}")), Expect::Any).await?;
-        Ok(())
+        self.store.delete(&Key::Own(format!("{DEFINITIONS}{name}")), Expect::Any).await?;
+        self.owners.forget(owned.state.id).await
     }
 
     /// Takes messages. What has a receipt when this begins is found.
@@ -288,28 +353,15 @@ impl Hub {
         fetch: Fetch,
     ) -> Result<Vec<Delivery>> {
         let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
-        let mut first = true;
-        loop {
-            let owned = self.owned(name).await?;
-            if first {
-                owned.catch_up_with_receipts().await;
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            let wait = if first { Duration::ZERO } else { left };
-            match owned.state.fetch(&*owned, Fetch { wait, ..fetch.clone() }).await {
-                Ok(deliveries) if deliveries.is_empty() && first => {
-                    first = false;
-                    owned.catch_up().await?;
-                }
-                Err(error) if owned.over.is_cancelled() && !owned.state.is_deleted() => {
-                    if Instant::now() >= deadline || self.is_closed() {
-                        return Err(error);
-                    }
-                    tokio::time::sleep(AGAIN).await;
-                }
-                done => return done,
-            }
+        let owned = self.owned(name).await?;
+        owned.catch_up_with_receipts().await;
+        let now = Fetch { wait: Duration::ZERO, ..fetch.clone() };
+        let deliveries = owned.fetch(now).await?;
+        if !deliveries.is_empty() {
+            return Ok(deliveries);
         }
+        owned.catch_up().await?;
+        owned.fetch(Fetch { wait: deadline.saturating_duration_since(Instant::now()), ..fetch }).await
     }
 }
 
@@ -415,7 +467,7 @@ async fn reached(feed: &Feed, end: u64) {
 }
 
 fn key(name: &SubscriptionName) -> Key {
-    Key::Shared(format!("subscriptions/{name}"))
+    Key::Shared(format!("{DEFINITIONS}{name}"))
 }
 
 fn json(definition: &Subscription) -> Result<bytes::Bytes> {

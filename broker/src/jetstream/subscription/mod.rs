@@ -1,97 +1,90 @@
 //! Subscriptions, as [`Subscriptions`] has them.
 //!
-//! Each is owned by one engine at a time, which works as the embedded one does; see [`owned`].
+//! Each is owned by one engine at a time ([`owners`]), which works as the embedded one does ([`owned`]). What is asked of
+//! another engine's goes to that one ([`routes`]).
 
 mod entry;
+mod here;
 mod hub;
 mod journal;
 pub(in crate::jetstream) mod moving;
 mod outputs;
 mod owned;
+mod owners;
 mod pass;
+mod routes;
+mod seats;
 mod topics;
 
 use std::time::Duration;
 
 use async_trait::async_trait;
 use crossdock_topics::{
-    ConsumerId, DeadLetter, Delivery, DeliveryId, Error, Expect, Explanation, Fetch, Message, ParkedKey,
-    Redrive, Result, Revision, Selection, Settled, Settlement, StartAt, Subscription, SubscriptionInfo,
+    ConsumerId, DeadLetter, Delivery, DeliveryId, Expect, Explanation, Fetch, Message, ParkedKey, Redrive,
+    Result, Revision, Selection, Settled, Settlement, StartAt, Subscription, SubscriptionInfo,
     SubscriptionName, Subscriptions, TopicName,
 };
-use tokio::sync::oneshot;
 
 use super::JetStream;
-use crate::delivery::explain::facts;
-use crate::delivery::{Engine, Operation, Sieve};
+pub(super) use here::Here;
 pub(super) use hub::Hub;
+use routes::Again;
+pub(super) use routes::Routes;
 
 #[async_trait]
 impl Subscriptions for JetStream {
     async fn put_subscription(&self, subscription: Subscription, expect: Expect) -> Result<Revision> {
-        self.check_open()?;
-        subscription.check()?;
-        if let Some(filter) = subscription.filter.clone() {
-            let compiled = tokio::task::spawn_blocking(move || Sieve::compile(&filter).map(drop)).await;
-            compiled.map_err(|cause| Error::internal(format!("compiling was interrupted: {cause}")))??;
+        match &self.routes {
+            None => self.here.put_subscription(subscription, expect).await,
+            Some(routes) => routes.put(subscription, expect).await,
         }
-        self.hub.put(subscription, expect).await
     }
 
     async fn delete_subscription(&self, name: &SubscriptionName) -> Result<()> {
-        self.check_open()?;
-        self.hub.delete(name).await
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            Box::pin(async move { place.delete_subscription(name).await })
+        })
+        .await
     }
 
     async fn subscription(&self, name: &SubscriptionName) -> Result<SubscriptionInfo> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.catch_up().await?;
-        Ok(owned.state.info())
+        self.ask(name, Again::Always, |place| Box::pin(async move { place.subscription(name).await })).await
     }
 
     async fn subscriptions(&self) -> Result<Vec<SubscriptionInfo>> {
-        self.check_open()?;
-        let mut subscriptions = Vec::new();
-        for subscription in self.hub.all_defined().await? {
-            let owned = self.hub.owned(&subscription.name).await?;
-            owned.catch_up().await?;
-            subscriptions.push(owned.state.info());
+        match &self.routes {
+            None => self.here.subscriptions().await,
+            Some(routes) => routes.all().await,
         }
-        subscriptions.sort_by(|a, b| a.subscription.name.cmp(&b.subscription.name));
-        Ok(subscriptions)
     }
 
     async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
-        self.check_open()?;
-        self.hub.owned(name).await?.state.join(|| self.hub.number())
+        match &self.routes {
+            None => self.here.join(name).await,
+            Some(routes) => routes.join(name).await,
+        }
     }
 
     fn leave(&self, name: &SubscriptionName, consumer: ConsumerId) {
-        if let Some(owned) = self.hub.known(name) {
-            owned.state.leave(consumer, owned.now());
+        match &self.routes {
+            None => self.here.leave(name, consumer),
+            Some(routes) => routes.leave(consumer),
         }
     }
 
     async fn fetch(&self, name: &SubscriptionName, fetch: Fetch) -> Result<Vec<Delivery>> {
-        self.check_open()?;
-        self.hub.fetch(name, fetch).await
+        match &self.routes {
+            None => self.here.fetch(name, fetch).await,
+            Some(routes) => routes.fetch(name, fetch).await,
+        }
     }
 
     async fn settle(&self, name: &SubscriptionName, settlement: Settlement) -> Result<Settled> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        let mut settlement = settlement;
-        let outputs = std::mem::take(&mut settlement.outputs);
-        if outputs.is_empty() {
-            return owned.settle(settlement, false).await;
-        }
-        // Whoever asks may go away: what has begun goes on to its end.
-        let (answer, answered) = oneshot::channel();
-        self.shutdown.tasks().spawn(async move {
-            let _ = answer.send(owned.settle_outputs(settlement, outputs).await);
-        });
-        answered.await.unwrap_or_else(|_| Err(super::closed()))
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            let settlement = settlement.clone();
+            Box::pin(async move { place.settle(name, settlement).await })
+        })
+        .await
     }
 
     async fn extend(
@@ -100,10 +93,10 @@ impl Subscriptions for JetStream {
         deliveries: &[DeliveryId],
         lease: Duration,
     ) -> Result<Settled> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.check_open()?;
-        Ok(owned.state.extend(deliveries, lease, owned.now()))
+        self.ask(name, Again::Always, |place| {
+            Box::pin(async move { place.extend(name, deliveries, lease).await })
+        })
+        .await
     }
 
     async fn dead_letters(
@@ -112,22 +105,27 @@ impl Subscriptions for JetStream {
         after: Option<(TopicName, u64)>,
         max: usize,
     ) -> Result<Vec<DeadLetter>> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.catch_up().await?;
-        owned.state.dead_letters(&*owned, after.as_ref(), max).await
+        self.ask(name, Again::Always, |place| {
+            let after = after.clone();
+            Box::pin(async move { place.dead_letters(name, after, max).await })
+        })
+        .await
     }
 
     async fn redrive(&self, name: &SubscriptionName, redrive: Redrive) -> Result<usize> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.state.redrive(&*owned, redrive).await
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            let redrive = redrive.clone();
+            Box::pin(async move { place.redrive(name, redrive).await })
+        })
+        .await
     }
 
     async fn discard(&self, name: &SubscriptionName, selection: Selection, dry_run: bool) -> Result<usize> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.state.discard(&*owned, selection, dry_run).await
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            let selection = selection.clone();
+            Box::pin(async move { place.discard(name, selection, dry_run).await })
+        })
+        .await
     }
 
     async fn edit_dead_letter(
@@ -137,54 +135,41 @@ impl Subscriptions for JetStream {
         offset: u64,
         message: Message,
     ) -> Result<()> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        let limit = owned.common.topics.limit(topic)?;
-        owned.state.mend_letter(&*owned, topic, limit, offset, &message).await
+        self.ask(name, Again::Always, |place| {
+            let message = message.clone();
+            Box::pin(async move { place.edit_dead_letter(name, topic, offset, message).await })
+        })
+        .await
     }
 
     async fn set_paused(&self, name: &SubscriptionName, paused: bool) -> Result<()> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.operate(&owned.state, Operation::Pause(paused)).await.map(drop)
+        self.ask(name, Again::Always, |place| Box::pin(async move { place.set_paused(name, paused).await }))
+            .await
     }
 
     async fn seek(&self, name: &SubscriptionName, topic: Option<&TopicName>, to: StartAt) -> Result<()> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.catch_up().await?;
-        owned.operate(&owned.state, Operation::Seek { topic: topic.cloned(), to }).await.map(drop)
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            Box::pin(async move { place.seek(name, topic, to).await })
+        })
+        .await
     }
 
     async fn parked_keys(&self, name: &SubscriptionName, max: usize) -> Result<Vec<ParkedKey>> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        owned.state.parked_keys(&*owned, max).await
+        self.ask(name, Again::Always, |place| Box::pin(async move { place.parked_keys(name, max).await }))
+            .await
     }
 
     async fn release_key(&self, name: &SubscriptionName, key: &str, give_up: bool) -> Result<usize> {
-        self.check_open()?;
-        let owned = self.hub.owned(name).await?;
-        let parked = owned.state.where_parked(&*owned, key).await?;
-        owned.operate(&owned.state, Operation::ReleaseKeys { parked, give_up }).await
+        self.ask(name, Again::IfNothingWasDone, |place| {
+            Box::pin(async move { place.release_key(name, key, give_up).await })
+        })
+        .await
     }
 
     async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation> {
-        self.check_open()?;
-        let read = self.hub.common.topics.follow(topic)?;
-        let feed = read.need.feed();
-        hub::catch_up(&self.hub.common.topics, &read.log).await?;
-        let facts = facts(&*self.hub, feed, offset).await?;
-        let mut subscriptions = Vec::new();
-        let mut all = self.hub.all_defined().await?;
-        all.retain(|subscription| subscription.topics.iter().any(|p| p.matches(topic.as_str())));
-        all.sort_by(|a, b| a.name.cmp(&b.name));
-        for subscription in all {
-            let owned = self.hub.owned(&subscription.name).await?;
-            owned.catch_up().await?;
-            let record = facts.found.as_ref().map(|(_, record)| record);
-            subscriptions.extend(owned.state.situation(&*owned, feed, offset, record)?);
+        match &self.routes {
+            None => self.here.explain(topic, offset).await,
+            Some(routes) => routes.explain(topic, offset).await,
         }
-        Ok(facts.explanation(topic.clone(), offset, subscriptions))
     }
 }

@@ -10,7 +10,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, Error, ErrorCode, Result, Settled, Settlement, StartAt, Subscription, Timestamp, TopicName,
+    Clock, Delivery, Error, ErrorCode, Fetch, LeaseId, Outcome, Result, Settled, Settlement, StartAt,
+    Subscription, Timestamp, TopicName,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -47,28 +48,20 @@ pub(super) struct Common {
     pub(super) journals: Journals,
     pub(super) topics: Topics,
     pub(super) clock: Arc<dyn Clock>,
-    /// Whether this engine may be taken for the owner of anything now.
-    pub(super) tenure: Tenure,
 }
 
-/// Until when this engine surely holds what it owns.
-#[derive(Clone)]
-pub(super) struct Tenure(Arc<dyn Fn() -> bool + Send + Sync>);
-
-impl Tenure {
-    pub(super) fn new(holds: impl Fn() -> bool + Send + Sync + 'static) -> Self {
-        Self(Arc::new(holds))
-    }
-
-    pub(super) fn holds(&self) -> bool {
-        (self.0)()
-    }
+/// By what this engine owns a subscription.
+pub(super) struct Tenure {
+    pub(super) lease: LeaseId,
+    /// Whether no other engine can have taken it over yet.
+    pub(super) holds: Box<dyn Fn() -> bool + Send + Sync>,
 }
 
 /// A subscription that this engine owns.
 pub(super) struct Owned {
     pub(super) state: Arc<SubscriptionState>,
     pub(super) common: Common,
+    pub(super) tenure: Tenure,
     /// What its journal comes to.
     pub(super) kept: RwLock<Kept>,
     commands: mpsc::Sender<Command>,
@@ -96,6 +89,7 @@ impl Owned {
         definition: Subscription,
         sieve: Option<Arc<Sieve>>,
         revision: u64,
+        tenure: Tenure,
     ) -> Result<(Arc<Self>, impl Future<Output = ()> + Send + use<>)> {
         let (journal, kept) = Journal::open(&common.journals, id, Instant::now() + TAKING_OVER).await?;
         let (sender, commands) = mpsc::channel(WAITING);
@@ -104,6 +98,7 @@ impl Owned {
         let owned = Arc::new(Self {
             state,
             common: common.clone(),
+            tenure,
             kept: RwLock::new(kept),
             commands: sender,
             dirty: Notify::new(),
@@ -217,8 +212,22 @@ impl Owned {
         answered.await.unwrap_or_else(|_| Err(self.why_over()))
     }
 
+    /// Takes messages. What was taken while others may have taken the subscription over is not given to anybody.
+    pub(super) async fn fetch(&self, fetch: Fetch) -> Result<Vec<Delivery>> {
+        let deliveries = self.state.fetch(self, fetch).await?;
+        if !deliveries.is_empty()
+            && let Err(error) = self.check_open()
+        {
+            let outcomes = deliveries.into_iter().map(|delivery| (delivery.id, Outcome::Release)).collect();
+            self.state.settle(&Settlement { outcomes, ..Settlement::default() }, false, self.now());
+            return Err(error);
+        }
+        Ok(deliveries)
+    }
+
     /// Settles, when all outputs have been stored.
     pub(super) async fn settle(&self, settlement: Settlement, whole: bool) -> Result<Settled> {
+        self.check_open()?;
         self.ask(|answer| Command::Settle { settlement, whole, answer }).await
     }
 
@@ -250,8 +259,10 @@ fn find(blocks: &[Arc<Block>], offset: u64) -> Option<Arc<Block>> {
 
 /// It is not owned here (any more).
 pub(super) fn moved(name: &dyn std::fmt::Display) -> Error {
+    // Whoever asks can tell from the last of it that nothing was done.
     Error::new(ErrorCode::Unavailable, format!("subscription {name} is being taken over by another server"))
         .hint("try again")
+        .retry_after(Duration::from_millis(50))
 }
 
 impl Blocks for Owned {
@@ -266,7 +277,7 @@ impl Engine for Owned {
     }
 
     fn check_open(&self) -> Result<()> {
-        if self.over.is_cancelled() || !self.common.tenure.holds() { Err(self.why_over()) } else { Ok(()) }
+        if self.over.is_cancelled() || !(self.tenure.holds)() { Err(self.why_over()) } else { Ok(()) }
     }
 
     fn kept(&self, _: &SubscriptionState, key: &[u8]) -> Result<Option<Vec<u8>>> {

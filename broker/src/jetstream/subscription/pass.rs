@@ -149,7 +149,10 @@ impl Pass {
         let owned = &self.owned;
         match command {
             Command::Settle { settlement, whole, answer } => {
-                let settled = owned.state.settle(&settlement, whole, owned.now()).ok_or_else(stale);
+                // It may have waited here for long.
+                let settled = owned
+                    .check_open()
+                    .and_then(|()| owned.state.settle(&settlement, whole, owned.now()).ok_or_else(stale));
                 Answer::Settled(answer, settled)
             }
             Command::Operate { operation, answer } => {

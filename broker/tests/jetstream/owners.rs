@@ -1,0 +1,242 @@
+//! Subscriptions that several engines share: one of them owns each, and the others ask that one.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+use std::time::Duration;
+
+use crossdock_broker::JetStream;
+use crossdock_tests::{Line, Nats, eventually};
+use crossdock_topics::{
+    Batch, Broker, ConsumerId, Delivery, Durability, ErrorCode, Expect, Fetch, Log, Message, Order,
+    PublishOptions, Settlement, Subscription, SubscriptionName, Subscriptions, Topic, TopicName,
+};
+use tokio::sync::mpsc;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+
+use super::{PATIENCE, open};
+
+fn topic() -> TopicName {
+    "orders".parse().unwrap()
+}
+
+fn name() -> SubscriptionName {
+    "billing".parse().unwrap()
+}
+
+/// A topic and a subscription, which the engine that makes it owns.
+async fn subscribed(owner: &JetStream, order: Order) {
+    let mut topic = Topic::new(topic());
+    topic.durability = Durability::Os;
+    owner.put_topic(topic, Expect::Absent).await.unwrap();
+    let mut subscription = Subscription::new(name(), vec!["orders".parse().unwrap()]);
+    subscription.order = order;
+    owner.put_subscription(subscription, Expect::Absent).await.unwrap();
+}
+
+/// Publishes numbers, each with the key of its last digit.
+async fn publish(broker: &JetStream, numbers: std::ops::Range<u64>) {
+    for number in numbers {
+        let message = Message::new(number.to_string()).with_key((number % 10).to_string());
+        let batch = Batch::of(&message).unwrap();
+        broker.publish(&topic(), batch, PublishOptions::default()).await.unwrap();
+    }
+}
+
+fn number(delivery: &Delivery) -> u64 {
+    std::str::from_utf8(&delivery.record.payload()).unwrap().parse().unwrap()
+}
+
+async fn fetch(broker: &JetStream, consumer: Option<ConsumerId>, max: usize) -> Vec<Delivery> {
+    let fetch = Fetch::new(consumer, max, Duration::from_secs(30));
+    timeout(PATIENCE, broker.fetch(&name(), fetch)).await.expect("an answer").unwrap()
+}
+
+/// What a consumer tells.
+#[derive(Debug)]
+enum Told {
+    /// It was given this message, by somebody who counts this many failures.
+    Got(u64, u32),
+    /// It is known that it is settled.
+    Settled(u64),
+}
+
+/// Consumes until it is aborted. What is not answered as it should be is tried again, as whoever consumes does.
+fn consuming(
+    broker: Arc<JetStream>,
+    told: mpsc::UnboundedSender<(usize, Told)>,
+    who: usize,
+) -> JoinHandle<()> {
+    tokio::spawn(async move {
+        let mut consumer = None;
+        loop {
+            let joined = match consumer {
+                Some(joined) => joined,
+                None => match broker.join(&name()).await {
+                    Ok(joined) => *consumer.insert(joined),
+                    Err(error) => {
+                        passing(&error);
+                        continue;
+                    }
+                },
+            };
+            let fetch = Fetch::new(Some(joined), 3, Duration::from_secs(5));
+            let deliveries = match broker.fetch(&name(), fetch).await {
+                Ok(deliveries) => deliveries,
+                Err(error) => {
+                    passing(&error);
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                    continue;
+                }
+            };
+            for delivery in &deliveries {
+                let _ = told.send((who, Told::Got(number(delivery), delivery.attempt - 1)));
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+            match broker.settle(&name(), Settlement::ack(deliveries.iter().map(|d| d.id))).await {
+                Ok(settled) => {
+                    for delivery in deliveries.iter().filter(|d| !settled.stale.contains(&d.id)) {
+                        let _ = told.send((who, Told::Settled(number(delivery))));
+                    }
+                }
+                Err(error) => passing(&error),
+            }
+        }
+    })
+}
+
+fn passing(error: &crossdock_topics::Error) {
+    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+}
+
+/// Hears what consumers tell until these messages are all settled; each was settled once, never delivered after that,
+/// none has failed, and those of a key came in their order. Gives how many each consumer has settled.
+async fn all_settled(
+    told: &mut mpsc::UnboundedReceiver<(usize, Told)>,
+    settled: &mut BTreeMap<u64, usize>,
+    count: u64,
+) -> HashMap<usize, usize> {
+    let mut last: HashMap<u64, u64> = HashMap::new();
+    while (settled.len() as u64) < count {
+        let (who, what) = timeout(PATIENCE, told.recv()).await.expect("all to be settled").unwrap();
+        match what {
+            Told::Got(number, failures) => {
+                assert_eq!(failures, 0, "{number} has failed");
+                assert!(!settled.contains_key(&number), "{number} came again after it was settled");
+                // Those before it are settled, though that may not have been said.
+                let before = last.insert(number % 10, number);
+                assert!(before.is_none_or(|before| before <= number), "{number} came after {before:?}");
+            }
+            Told::Settled(number) => assert_eq!(settled.insert(number, who), None, "{number} twice"),
+        }
+    }
+    let mut parts = HashMap::new();
+    settled.values().for_each(|who| *parts.entry(*who).or_default() += 1);
+    parts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn consumers_of_two_engines_share_the_messages_and_keys_keep_their_order() {
+    let nats = Nats::single().await;
+    let (owner, other) = (open(&nats.url()).await, open(&nats.url()).await);
+    subscribed(&owner, Order::Key).await;
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let consumers = [
+        consuming(owner.clone(), tell.clone(), 0),
+        consuming(other.clone(), tell.clone(), 1),
+        consuming(other.clone(), tell, 2),
+    ];
+    eventually("all to have joined", PATIENCE, || async {
+        (other.subscription(&name()).await.unwrap().consumers == 3).then_some(())
+    })
+    .await;
+    publish(&other, 0..300).await;
+    let parts = all_settled(&mut told, &mut BTreeMap::new(), 300).await;
+    assert!((0..3).all(|who| parts.contains_key(&who)), "{parts:?}");
+    for consumer in consumers {
+        consumer.abort();
+    }
+    for broker in [owner, other] {
+        broker.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_a_server_holds_is_given_back_when_it_goes() {
+    let nats = Nats::single().await;
+    let line = Line::to(&nats.url()).await;
+    let (owner, going) = (open(&nats.url()).await, open(&line.url()).await);
+    subscribed(&owner, Order::None).await;
+    publish(&owner, 0..10).await;
+    let consumer = going.join(&name()).await.unwrap();
+    assert_eq!(fetch(&going, Some(consumer), 10).await.len(), 10);
+    // One that says goodbye, and one that is cut off: nothing of it is heard any more.
+    line.cut();
+    let again = fetch(&owner, None, 10).await;
+    assert!(again.iter().all(|delivery| delivery.attempt == 1 && delivery.deliveries == 2), "{again:?}");
+    line.mend();
+    for broker in [owner, going] {
+        broker.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn another_server_goes_on_when_the_owner_is_gone() {
+    let nats = Nats::single().await;
+    let line = Line::to(&nats.url()).await;
+    // One is dropped without a word, one cut off and comes back, one closed.
+    for end in ["dropped", "cut off", "closed"] {
+        let owner = open(if end == "cut off" { line.url() } else { nats.url() }.as_str()).await;
+        let others = [open(&nats.url()).await, open(&nats.url()).await];
+        subscribed(&owner, Order::Key).await;
+        let (tell, mut told) = mpsc::unbounded_channel();
+        let mut consumers: Vec<_> = others
+            .iter()
+            .enumerate()
+            .map(|(who, other)| consuming(other.clone(), tell.clone(), who))
+            .collect();
+        let mut settled = BTreeMap::new();
+        publish(&others[0], 0..100).await;
+        all_settled(&mut told, &mut settled, 100).await;
+        let publishing = tokio::spawn({
+            let broker = others[0].clone();
+            async move { publish(&broker, 100..400).await }
+        });
+        let owner = match end {
+            "dropped" => {
+                drop(owner);
+                None
+            }
+            "closed" => {
+                owner.close().await;
+                None
+            }
+            _ => {
+                consumers.push(consuming(owner.clone(), tell.clone(), 2));
+                line.cut();
+                Some(owner)
+            }
+        };
+        all_settled(&mut told, &mut settled, 400).await;
+        publishing.await.unwrap();
+        if let Some(owner) = owner {
+            line.mend();
+            publish(&others[0], 400..500).await;
+            all_settled(&mut told, &mut settled, 500).await;
+            // It finds its place again.
+            eventually("the one that was cut off to say how it stands", PATIENCE, || async {
+                owner.subscription(&name()).await.ok().filter(|info| info.topics[0].next == 500)
+            })
+            .await;
+            owner.close().await;
+        }
+        for consumer in consumers {
+            consumer.abort();
+        }
+        others[0].delete_subscription(&name()).await.unwrap();
+        others[0].delete_topic(&topic()).await.unwrap();
+        for other in others {
+            other.close().await;
+        }
+    }
+}
