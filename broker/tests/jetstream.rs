@@ -6,6 +6,8 @@
 mod access;
 #[path = "jetstream/asking.rs"]
 mod asking;
+#[path = "jetstream/behind.rs"]
+mod behind;
 #[path = "jetstream/leases.rs"]
 mod leases;
 #[path = "jetstream/owners.rs"]

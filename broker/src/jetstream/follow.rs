@@ -181,7 +181,7 @@ impl Follow {
 
     fn interrupt(&mut self, why: &str) {
         tracing::debug!(stream = self.stream, why, "a consumer is given up");
-        (self.pushed, self.making) = (None, None);
+        (self.pushed, self.making, self.reading) = (None, None, None);
         self.breaks += 1;
     }
 
@@ -277,7 +277,13 @@ async fn read(connection: Connection, stream: String, from: u64) -> Option<Vec<F
         if message.status.is_some() {
             break;
         }
-        let header = |name| Some(message.headers.as_ref()?.get(name)?.as_str());
+        // Those of the answer stand behind those that the message was stored with.
+        let header = |name| Some(message.headers.as_ref()?.get_last(name)?.as_str());
+        // What lies between two that came may have been lost on the way.
+        let before: Option<u64> = header("Nats-Last-Sequence").and_then(|number| number.parse().ok());
+        if before.is_some_and(|before| before != found.last().map_or(0, |found: &Found| found.sequence)) {
+            break;
+        }
         let sequence: u64 = header("Nats-Sequence")?.parse().ok()?;
         let pending: u64 = header("Nats-Num-Pending").and_then(|pending| pending.parse().ok()).unwrap_or(0);
         let time = header("Nats-Time-Stamp")

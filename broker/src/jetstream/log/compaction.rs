@@ -11,7 +11,8 @@ use futures::StreamExt;
 
 use super::message::decode;
 use super::naming::all_without_keys;
-use super::streams::{From, State};
+use super::stored::From;
+use super::streams::State;
 use super::{Logs, Needs, TopicLog};
 
 /// So much is read at a time, so that other topics have their turn.

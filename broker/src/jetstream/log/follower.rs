@@ -13,13 +13,16 @@ use tokio::time::Instant;
 use super::super::follow::{Arrived, Follow};
 use super::Logs;
 use super::message::{self, decode};
-use super::streams::{From, Kept};
+use super::stored::{From, Kept};
+use super::streams::unavailable;
 use super::topic::TopicLog;
 use crate::delivery::block::{Block, Cursor, Found, SparseBuilder};
 use crate::delivery::{Feed, Recent};
 
 /// So many bytes of a topic's newest blocks stay in memory.
 const WINDOW: usize = 8 << 20;
+/// So much is read where one message is wanted, because those that are delivered again often lie close together.
+const NEARBY: usize = 64 << 10;
 /// A block is closed at so many messages, so that those in it do not wait for each other.
 const BLOCK_MESSAGES: u32 = 1000;
 /// How long it goes on when nobody needs it any more.
@@ -231,7 +234,10 @@ fn found(offset: u64, time: Timestamp, message: &crossdock_topics::Message) -> R
 
 impl Logs {
     /// The blocks of a followed topic from an offset on, from memory or from NATS: at most about `limit` bytes and one at
-    /// least; empty at the end of what is visible.
+    /// least; empty at the end of the topic.
+    ///
+    /// # Errors
+    /// `Unavailable`; also where it is not known yet what lies there.
     pub(in crate::jetstream) async fn blocks(
         &self,
         feed: &Feed,
@@ -240,10 +246,22 @@ impl Logs {
     ) -> Result<Vec<Arc<Block>>> {
         match feed.recent(offset, limit) {
             Recent::Blocks(blocks) => Ok(blocks),
-            Recent::End => Ok(Vec::new()),
+            // What has not come into view is not gone.
+            Recent::End => match self.streams.info(feed.id).await? {
+                Some(info) if info.state.tail() > offset => {
+                    Err(unavailable(&format!("offset {offset} of topic {} cannot be read yet", feed.name)))
+                }
+                _ => Ok(Vec::new()),
+            },
             Recent::Older => {
                 let tail = feed.tail();
-                let mut kept = self.streams.read(feed.id, From::Offset(offset), 1000, limit).await?;
+                let bytes = limit.max(NEARBY);
+                let mut kept = self.streams.read(feed.id, From::Offset(offset), 1000, bytes).await?;
+                // Who says that there is nothing must have come as far as this engine knows that it goes.
+                if kept.is_empty() && self.streams.info(feed.id).await?.is_none_or(|i| i.state.tail() < tail)
+                {
+                    return Err(unavailable(&format!("topic {} ends before offset {tail} there", feed.name)));
+                }
                 kept.retain(|kept| kept.offset < tail);
                 let mut builder = SparseBuilder::new(offset);
                 // Without any, there is nothing left of it up to the window.

@@ -14,7 +14,8 @@ use tokio::time::Instant;
 use super::super::store::Key;
 use super::compaction::Compaction;
 use super::definitions::held_by;
-use super::streams::{From, State};
+use super::stored::From;
+use super::streams::State;
 use super::{Logs, Needs, TopicLog};
 
 /// How often it looks at all topics, at most; with many of them it looks less often.

@@ -18,6 +18,7 @@ mod reading;
 mod run;
 mod sending;
 mod settling;
+mod stored;
 mod streams;
 mod topic;
 

@@ -19,7 +19,8 @@ use super::group::{DUPLICATES, Outgoing, SOURCE, read_source};
 use super::message::{self, TIME, decode, encode};
 use super::naming::Naming;
 use super::sending::{Answer, send};
-use super::streams::{From, Kept, Streams, unavailable};
+use super::stored::{From, Kept};
+use super::streams::{Streams, unavailable};
 use crate::moving::house::{Item, PAGE_BYTES, Sent};
 
 /// So many messages, or about so many bytes, go to NATS in one piece.
@@ -28,9 +29,6 @@ const GROUP_BYTES: usize = 4 << 20;
 /// How long a group that cannot be stored is tried again.
 const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_secs(2) };
-/// How long a server may take to show what the stream's leader has.
-const LAG: Duration = Duration::from_secs(10);
-const LOOK: Duration = Duration::from_millis(100);
 /// After so many, the messages that stand for missing ones are removed.
 const MOST_HOLES: u64 = 100_000;
 /// What a header of ours and its value take beside what `encode` makes: time, id, expectation, batch, source.
@@ -133,22 +131,9 @@ impl Moving {
         if from >= tail {
             return Ok(Vec::new());
         }
-        let deadline = Instant::now() + LAG;
-        loop {
-            let found = self.streams.read(number, From::Offset(from), GROUP, PAGE_BYTES).await?;
-            if !found.is_empty() {
-                let base = self.streams.base(number);
-                return found.into_iter().map(|kept| item(kept, &base, durability)).collect();
-            }
-            // A server was asked that has not come as far as the leader, or there is none left.
-            if self.streams.next_on_leader(number, from).await?.is_none() {
-                return Ok(Vec::new());
-            }
-            if Instant::now() >= deadline {
-                return Err(unavailable("a nats-server does not show what the leader of a stream has"));
-            }
-            tokio::time::sleep(LOOK).await;
-        }
+        let found = self.streams.read(number, From::Offset(from), GROUP, PAGE_BYTES).await?;
+        let base = self.streams.base(number);
+        found.into_iter().map(|kept| item(kept, &base, durability)).collect()
     }
 
     /// When the newest message of a topic was stored, if it has one.

@@ -8,13 +8,10 @@ use tokio::time::Instant;
 
 use super::follower;
 use super::message::decode;
-use super::streams::{From, State};
+use super::stored::From;
+use super::streams::State;
 use super::{Logs, TopicLog};
 use crate::delivery::{LONGEST_WAIT, READ_BYTES};
-
-/// How often to ask again for what must be there, and how long.
-const AGAIN: Duration = Duration::from_millis(5);
-const LAG: Duration = Duration::from_secs(1);
 
 impl Logs {
     /// The offset that a place stands for, NATS asked: the end lies behind everything that anybody was told is stored.
@@ -75,7 +72,8 @@ impl Logs {
         };
         // Nobody is woken for nothing: without a wait, nothing is followed.
         let mut need: Option<follower::Need> = None;
-        let mut lagging: Option<Instant> = None;
+        // Where the topic ended before it was last read.
+        let mut known: Option<u64> = None;
         loop {
             let feed = need.as_ref().map(|need| need.feed().clone());
             let moved = feed.as_ref().map(|feed| feed.moved.notified());
@@ -101,29 +99,24 @@ impl Logs {
             if !page.messages.is_empty() {
                 return Ok(page);
             }
-            // Nothing yet: from here on it is the first that comes.
+            // Nothing yet: from here on it is the first that comes. All that the topic had before it was read is gone; what it
+            // has got since is not looked at yet.
             let info = self.streams.info(log.number).await?.ok_or_else(gone)?;
             let (head, tail) = (info.state.head(), info.state.tail());
-            page.next = match place {
-                From::Offset(offset) | From::On(_, offset) => offset.max(head),
-                From::Time(_) => tail,
+            let begins = match place {
+                From::Offset(offset) | From::On(_, offset) => Some(offset.max(head)),
+                From::Time(_) => None,
             };
-            // A server that was asked may not have come as far as the stream's leader. If there is still nothing after a
-            // while, it is a gap.
-            let lags = page.next < tail && info.state.messages > 0;
-            if lags && lagging.get_or_insert_with(Instant::now).elapsed() < LAG {
-                place = From::Offset(page.next);
-                tokio::time::sleep(AGAIN).await;
+            let seen = known.replace(tail).filter(|known| *known <= tail).max(begins);
+            if let Some(seen) = seen {
+                (page.next, place) = (seen, From::Offset(seen));
+            }
+            if seen.is_none_or(|seen| seen < tail) {
                 continue;
             }
-            if lags {
-                page.next = tail;
-            }
-            lagging = None;
             if Instant::now() >= deadline || self.shutdown.has_started() {
                 return Ok(page);
             }
-            place = From::Offset(page.next);
             let Some(moved) = moved.as_pin_mut() else {
                 need = Some(self.follow(&log));
                 continue;

@@ -5,22 +5,18 @@ use std::time::Duration;
 
 use async_nats::jetstream::context::RequestErrorKind;
 use async_nats::jetstream::response::Response;
-use async_nats::{HeaderMap, StatusCode};
-use bytes::Bytes;
 use crossdock_topics::{Error, ErrorCode, Result, Timestamp, Topic};
-use futures::StreamExt;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::time::Instant;
 
 use super::super::connection::Connection;
-use super::message;
+pub(super) use super::stored::From;
 
 /// The least window that NATS takes, and what it has where nobody looks at ids.
 const LEAST_WINDOW: Duration = Duration::from_millis(100);
-/// Nothing with this number, or no stream of this name.
-const NO_MESSAGE: u64 = 10_037;
-const NO_STREAM: u64 = 10_059;
+/// There is no stream of this name.
+pub(super) const NO_STREAM: u64 = 10_059;
 /// How long one server may take to answer, and how long to wait before asking again.
 const ANSWER: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(100);
@@ -32,6 +28,20 @@ const PAGE: usize = 256;
 pub(super) struct Info {
     pub(super) config: Described,
     pub(super) state: State,
+    /// In a cluster.
+    cluster: Option<Group>,
+}
+
+#[derive(Clone, Debug, Deserialize)]
+struct Group {
+    leader: Option<String>,
+}
+
+impl Info {
+    /// Whether it is the leader that says so. Where there is none, others say what they have.
+    fn is_the_leaders(&self) -> bool {
+        self.cluster.as_ref().is_none_or(|group| group.leader.as_ref().is_some_and(|name| !name.is_empty()))
+    }
 }
 
 #[derive(Clone, Debug, Deserialize)]
@@ -72,14 +82,6 @@ impl State {
     pub(super) fn last(&self) -> Option<Timestamp> {
         if self.last_seq == 0 { None } else { self.last_ts.parse().ok() }
     }
-}
-
-/// A message of a stream.
-pub(super) struct Kept {
-    pub(super) offset: u64,
-    pub(super) time: Timestamp,
-    pub(super) headers: HeaderMap,
-    pub(super) payload: Bytes,
 }
 
 /// The streams of one cluster.
@@ -196,11 +198,22 @@ impl Streams {
         }
     }
 
-    /// What is known of the stream of a topic, if it is there.
+    /// What the leader knows of the stream of a topic, if it is there.
     pub(super) async fn info(&self, number: u32) -> Result<Option<Info>> {
-        match self.ask(&format!("STREAM.INFO.{}", self.name(number)), &()).await? {
-            Err(error) if error.error_code().0 == NO_STREAM => Ok(None),
-            other => other.map(Some).map_err(|error| self.refused(&error)),
+        let deadline = Instant::now() + self.connection.options.patience;
+        let subject = format!("STREAM.INFO.{}", self.name(number));
+        loop {
+            let info: Info = match self.ask(&subject, &()).await? {
+                Err(error) if error.error_code().0 == NO_STREAM => return Ok(None),
+                other => other.map_err(|error| self.refused(&error))?,
+            };
+            if info.is_the_leaders() {
+                return Ok(Some(info));
+            }
+            if Instant::now() + AGAIN >= deadline {
+                return Err(unavailable(&format!("the stream {} has no leader", info.config.name)));
+            }
+            tokio::time::sleep(AGAIN).await;
         }
     }
 
@@ -259,107 +272,9 @@ impl Streams {
         }
     }
 
-    /// The offset and headers of the last message on some subjects, as the stream's leader has it.
-    pub(super) async fn last_on(&self, number: u32, subjects: &str) -> Result<Option<(u64, HeaderMap)>> {
-        #[derive(Serialize)]
-        struct Wanted<'a> {
-            last_by_subj: &'a str,
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            message: async_nats::jetstream::stream::RawMessage,
-        }
-        let wanted = Wanted { last_by_subj: subjects };
-        match self.ask::<Answer>(&format!("STREAM.MSG.GET.{}", self.name(number)), &wanted).await? {
-            Err(error) if matches!(error.error_code().0, NO_MESSAGE | NO_STREAM) => Ok(None),
-            Err(error) => Err(self.refused(&error)),
-            Ok(Answer { message }) => {
-                let message = async_nats::jetstream::message::StreamMessage::try_from(message)
-                    .map_err(|error| Error::internal(format!("NATS sent a message that is none: {error}")))?;
-                Ok(Some((message.sequence.saturating_sub(1), message.headers)))
-            }
-        }
-    }
-
-    /// The first message at or after an offset, as the stream's leader has it.
-    pub(super) async fn next_on_leader(&self, number: u32, offset: u64) -> Result<Option<u64>> {
-        #[derive(Serialize)]
-        struct Wanted {
-            seq: u64,
-            next_by_subj: &'static str,
-        }
-        #[derive(Deserialize)]
-        struct Answer {
-            message: Numbered,
-        }
-        #[derive(Deserialize)]
-        struct Numbered {
-            seq: u64,
-        }
-        let wanted = Wanted { seq: offset + 1, next_by_subj: ">" };
-        match self.ask::<Answer>(&format!("STREAM.MSG.GET.{}", self.name(number)), &wanted).await? {
-            Err(error) if matches!(error.error_code().0, NO_MESSAGE | NO_STREAM) => Ok(None),
-            Err(error) => Err(self.refused(&error)),
-            Ok(Answer { message: Numbered { seq } }) => Ok(Some(seq.saturating_sub(1))),
-        }
-    }
-
-    /// Messages from a place on, in order: at most `max`, and about `bytes`, and one if there is one.
-    pub(super) async fn read(
-        &self,
-        number: u32,
-        from: From<'_>,
-        max: usize,
-        bytes: usize,
-    ) -> Result<Vec<Kept>> {
-        let client = &self.connection.client;
-        let lost =
-            |error: &dyn std::fmt::Display| unavailable(&format!("reading {}: {error}", self.name(number)));
-        let inbox = client.new_inbox();
-        let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| lost(&error))?;
-        let wanted = match from {
-            From::Offset(offset) => serde_json::json!({"seq": offset + 1}),
-            From::Time(time) => serde_json::json!({"start_time": time.to_string()}),
-            From::On(subjects, offset) => serde_json::json!({"seq": offset + 1, "next_by_subj": subjects}),
-        };
-        let mut wanted = wanted;
-        wanted["batch"] = max.clamp(1, 10_000).into();
-        wanted["max_bytes"] = bytes.into();
-        let subject = format!("$JS.API.DIRECT.GET.{}", self.name(number));
-        client
-            .publish_with_reply(subject, inbox, Bytes::from(wanted.to_string()))
-            .await
-            .map_err(|error| lost(&error))?;
-        let deadline = Instant::now() + self.connection.options.patience;
-        let mut found = Vec::new();
-        loop {
-            let answer = match tokio::time::timeout_at(deadline, answers.next()).await {
-                Ok(Some(answer)) => answer,
-                Ok(None) => return Err(lost(&"the connection is closed")),
-                Err(_) if !found.is_empty() => return Ok(found),
-                Err(_) => return Err(lost(&"there is no answer")),
-            };
-            match answer.status {
-                None => {}
-                Some(StatusCode::NOT_FOUND) => return Ok(found),
-                Some(status) if status.as_u16() == 204 => return Ok(found),
-                Some(status) => return Err(lost(&status)),
-            }
-            let headers = answer.headers.unwrap_or_default();
-            let text = |name: &'static str| headers.get(name).map(|value| value.as_str());
-            let sequence: Option<u64> = text("Nats-Sequence").and_then(|number| number.parse().ok());
-            let time: Option<Timestamp> = text("Nats-Time-Stamp").and_then(|time| time.parse().ok());
-            let (Some(sequence), Some(time)) = (sequence, time) else {
-                return Err(lost(&"a message without its number"));
-            };
-            let time = message::time_of(Some(&headers)).unwrap_or(time);
-            found.push(Kept { offset: sequence - 1, time, headers, payload: answer.payload });
-        }
-    }
-
     /// Asks JetStream's API, again when it does not answer: the server that would have may be gone. Nothing that is asked
     /// here does more when it is asked twice.
-    async fn ask<T: DeserializeOwned>(
+    pub(super) async fn ask<T: DeserializeOwned>(
         &self,
         subject: &str,
         payload: &(impl Serialize + Sync),
@@ -385,19 +300,9 @@ impl Streams {
         }
     }
 
-    fn refused(&self, error: &async_nats::jetstream::Error) -> Error {
+    pub(super) fn refused(&self, error: &async_nats::jetstream::Error) -> Error {
         unavailable(&format!("JetStream refuses: {error}"))
     }
-}
-
-/// Where to read from.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum From<'a> {
-    Offset(u64),
-    /// What was stored at or after a moment.
-    Time(Timestamp),
-    /// What lies on some subjects, from an offset on.
-    On(&'a str, u64),
 }
 
 pub(super) fn unavailable(what: &str) -> Error {
