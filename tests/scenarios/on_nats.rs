@@ -191,3 +191,88 @@ async fn given_nats_with_a_certificate_when_a_server_starts_on_it_should_be_encr
     let ran = sandbox.bash(&script).await.expect(0);
     assert!(ran.stdout.contains("tls://localhost") && ran.stdout.ends_with("orders\n"), "{ran:?}");
 }
+
+/// What a change at one server is to be at all of them: a channel, a user, a service's code; and who is there.
+async fn all_are_one(mut servers: Servers) {
+    deploy(&servers).await;
+    // Its code is larger than what NATS takes in one message of the store.
+    servers.write("large.py", &format!("# {}\n{SERVICE}", "x".repeat(700_000)).replace("orders", "others"));
+    let topic = "crossdock topic create others && crossdock service deploy large.py --wait 1m";
+    let _ = servers.bash(1, topic).await.expect(0);
+    servers.write("bob", "correct horse");
+    servers.write(
+        "bob.yaml",
+        "users: [{name: bob, password: \"file:bob\"}]\n\
+         permissions: [{name: bob, users: [bob], invoke: [route]}]\n\
+         rest_channels: [{name: route, path: /route, methods: [GET], service: route}]\n",
+    );
+    let _ = servers
+        .bash(2, "sed -i \"s#file:bob#file:$PWD/bob#\" bob.yaml && crossdock apply bob.yaml")
+        .await
+        .expect(0);
+    for number in 0..3 {
+        let bob = servers.get(number).gateway().with_user(Some(("bob", "correct horse")));
+        eventually("the channel and the user to be there", PATIENCE, || async {
+            let answer = bob.send("GET", "/route", &[], Vec::new()).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+    for service in ["route", "large"] {
+        let path = format!("/api/v1/services/{service}");
+        eventually("it to run on all", PATIENCE, || async {
+            let info = servers.get(0).admin().get(&path).await.json();
+            let on = info["servers"].as_array()?;
+            (on.len() == 3 && on.iter().all(|server| server["state"] == "running")).then_some(())
+        })
+        .await;
+    }
+    // All of them take and ship; one dies in the middle of it.
+    let mut number = 0;
+    let mut some = async |servers: &Servers, through: &[usize]| {
+        for _ in 0..60 {
+            publish(servers.get(through[number as usize % through.len()]).gateway(), number).await;
+            number += 1;
+        }
+    };
+    some(&servers, &[0, 1, 2]).await;
+    servers.kill(0).await;
+    some(&servers, &[1, 2]).await;
+    let numbers = shipped(servers.get(1).admin(), 120).await;
+    assert_eq!(numbers, (0..120).collect::<Vec<_>>(), "each once, with its acknowledgement");
+    let members = async |servers: &Servers, count: usize| {
+        eventually("all who are there to be known", PATIENCE, || async {
+            let status = servers.get(1).admin().get("/api/v1/status").await.expect(200).json();
+            (status["members"].as_array().map(Vec::len) == Some(count)).then_some(())
+        })
+        .await;
+    };
+    members(&servers, 2).await;
+    servers.restart(0).await;
+    members(&servers, 3).await;
+    let removed = servers.get(0).admin().send("DELETE", "/api/v1/rest-channels/route", &[], Vec::new()).await;
+    let _ = removed.expect("an answer").expect(204);
+    for number in 1..3 {
+        eventually("the channel to be gone", PATIENCE, || async {
+            let answer = servers.get(number).gateway().send("GET", "/route", &[], Vec::new()).await.ok()?;
+            (answer.status == 404).then_some(())
+        })
+        .await;
+    }
+    // What stops in order leaves at once, and nobody waits for it.
+    servers.stop(2).await;
+    members(&servers, 2).await;
+    servers.stop_all().await;
+}
+
+#[tokio::test]
+async fn given_three_servers_on_one_nats_server_should_be_one_cluster() {
+    let nats = Nats::single().await;
+    all_are_one(servers(&(nats.url() + "?sync=always"), 3).await).await;
+}
+
+#[tokio::test]
+async fn given_three_servers_on_three_nats_servers_should_be_one_cluster() {
+    let nats = Nats::cluster(3).await;
+    all_are_one(servers(&nats.url(), 3).await).await;
+}

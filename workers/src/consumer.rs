@@ -207,29 +207,42 @@ impl Consumer {
         }
     }
 
-    /// Settles in one piece, or where one of them stands in the way one by one.
+    /// Settles those from which nothing came out in one piece, and the others each on their own, beside each other: what
+    /// comes out of a message must not depend on which others end at the same moment, so that an engine that stores
+    /// outputs first knows them again when the message comes again.
     async fn settle_all(&self, finished: Vec<Finished>) {
-        let mut together = Settlement { by: Some(self.by.clone()), ..Settlement::default() };
-        for Finished { delivery, outcome, outputs, .. } in &finished {
-            together.outcomes.push((*delivery, outcome.clone()));
-            together.outputs.extend(outputs.iter().cloned());
+        let (quiet, others): (Vec<_>, Vec<_>) = finished.into_iter().partition(|one| one.outputs.is_empty());
+        let others = futures::future::join_all(others.into_iter().map(|one| self.settle_alone(one)));
+        futures::future::join(others, self.settle_together(quiet)).await;
+    }
+
+    /// Settles in one piece, or where one of them stands in the way one by one.
+    async fn settle_together(&self, finished: Vec<Finished>) {
+        if finished.is_empty() {
+            return;
         }
-        let Err(error) = self.settle_one(together).await else {
-            return self.tell(&finished).await;
-        };
-        if finished.len() == 1 {
-            return self.refused(&finished[0], error).await;
-        }
-        for one in finished {
-            let settlement = Settlement {
-                outcomes: vec![(one.delivery, one.outcome.clone())],
-                outputs: one.outputs.clone(),
-                by: Some(self.by.clone()),
-            };
-            match self.settle_one(settlement).await {
-                Ok(()) => self.tell(std::slice::from_ref(&one)).await,
-                Err(error) => self.refused(&one, error).await,
+        let outcomes = finished.iter().map(|one| (one.delivery, one.outcome.clone())).collect();
+        let together = Settlement { outcomes, outputs: Vec::new(), by: Some(self.by.clone()) };
+        match self.settle_one(together).await {
+            Ok(()) => self.tell(&finished).await,
+            Err(error) if finished.len() == 1 => self.refused(&finished[0], error).await,
+            Err(_) => {
+                for one in finished {
+                    self.settle_alone(one).await;
+                }
             }
+        }
+    }
+
+    async fn settle_alone(&self, one: Finished) {
+        let settlement = Settlement {
+            outcomes: vec![(one.delivery, one.outcome.clone())],
+            outputs: one.outputs.clone(),
+            by: Some(self.by.clone()),
+        };
+        match self.settle_one(settlement).await {
+            Ok(()) => self.tell(std::slice::from_ref(&one)).await,
+            Err(error) => self.refused(&one, error).await,
         }
     }
 
