@@ -174,6 +174,12 @@ impl History {
         (self.events.into_inner(), self.wrong.into_inner())
     }
 
+    /// The same, and leaves it empty.
+    #[must_use]
+    pub fn take(&self) -> (Vec<Event>, Vec<String>) {
+        (std::mem::take(&mut self.events.lock()), std::mem::take(&mut self.wrong.lock()))
+    }
+
     /// How many events satisfy this.
     pub fn count(&self, is: impl Fn(&Event) -> bool) -> u64 {
         self.events.lock().iter().filter(|event| is(event)).count() as u64

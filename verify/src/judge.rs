@@ -106,12 +106,22 @@ impl Verdicts {
     }
 }
 
+/// How an engine keeps a settlement and its outputs together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Together {
+    /// In one write: all of it is there, or nothing.
+    InOneWrite,
+    /// Outputs first, each under an id that says of which delivery it came. A settlement of one delivery that was not
+    /// answered may leave its output; with the next one of the same delivery it is not stored again.
+    OutputsFirst,
+}
+
 /// Everything that was wrong.
 #[must_use]
-pub fn judge(events: &[Event], found: &Found) -> Vec<Violation> {
+pub fn judge(events: &[Event], found: &Found, together: Together) -> Vec<Violation> {
     let mut verdicts = Verdicts::default();
     log::judge(events, found, &mut verdicts);
-    settled::judge(events, found, &mut verdicts);
+    settled::judge(events, found, together, &mut verdicts);
     verdicts.0
 }
 

@@ -10,9 +10,12 @@ mod damage;
 mod disk;
 mod faults;
 pub mod freight;
+mod histogram;
 pub mod history;
 pub mod judge;
 mod load;
+mod observe;
+mod pace;
 mod rate;
 mod report;
 mod round;
@@ -29,7 +32,9 @@ use futures::future::BoxFuture;
 pub use child::Launch;
 pub use damage::Damages;
 pub use faults::Faults;
-pub use report::Report;
+pub use histogram::Histogram;
+pub use observe::{Observed, Observing, Pace, observe};
+pub use report::{Counts, Report};
 pub use run::{Progress, run};
 
 /// How the broker of a process that was started is reached.

@@ -10,8 +10,8 @@ use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use crossdock_topics::{
-    Backoff, Error, ErrorCode, Expect, Order, Result, Retention, SharedBroker, StartAt, Stored, Subscription,
-    SubscriptionName, Topic, TopicName,
+    Backoff, Durability, Error, ErrorCode, Expect, Order, Result, Retention, SharedBroker, StartAt, Stored,
+    Subscription, SubscriptionName, Topic, TopicName,
 };
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
@@ -22,6 +22,8 @@ use backlog::Backlog;
 
 use crate::freight::{Freight, Output};
 use crate::history::{Answer, Found, History, Reader};
+use crate::judge::Together;
+use crate::pace::Pace;
 
 /// How long a broker that was killed, stopped or refused a write may take to answer again.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -47,24 +49,44 @@ pub(crate) struct Load {
 
 /// What the tasks of a round share.
 pub(crate) struct Shared {
-    broker: SharedBroker,
+    /// The ways to the broker; the tasks are spread over them.
+    brokers: Vec<SharedBroker>,
     pub(crate) history: History,
     freight: TopicName,
     outputs: TopicName,
     seed: u64,
     round: u64,
+    /// What the names of the round begin with.
+    prefix: String,
+    together: Together,
+    pub(crate) pace: Pace,
     settlements: AtomicU64,
     backlog: Backlog,
 }
 
+/// What a round works on.
+pub(crate) struct Work {
+    pub(crate) brokers: Vec<SharedBroker>,
+    pub(crate) seed: u64,
+    pub(crate) round: u64,
+    pub(crate) prefix: String,
+    pub(crate) durability: Durability,
+    pub(crate) together: Together,
+}
+
 impl Shared {
+    /// The way to the broker of one of the tasks.
+    fn broker(&self, task: u64) -> &SharedBroker {
+        &self.brokers[usize::try_from(task).unwrap_or(0) % self.brokers.len()]
+    }
+
     /// The choices of one of the tasks.
     fn dice(&self, task: u64) -> StdRng {
         StdRng::seed_from_u64(self.seed ^ (self.round << 32) ^ (task + 1))
     }
 
     fn subscription(&self, reader: Reader) -> Result<SubscriptionName> {
-        format!("verify.{}.{}", self.round, reader.name()).parse()
+        format!("{}.{}", self.prefix, reader.name()).parse()
     }
 }
 
@@ -83,21 +105,25 @@ async fn pause(dice: &mut StdRng) {
 
 impl Load {
     /// Makes what the round needs, and starts the tasks.
-    pub(crate) async fn start(broker: SharedBroker, seed: u64, round: u64) -> Result<Self> {
+    pub(crate) async fn start(work: Work) -> Result<Self> {
+        let Work { brokers, seed, round, prefix, durability, together } = work;
         let shared = Arc::new(Shared {
-            broker,
+            brokers,
             history: History::default(),
-            freight: format!("verify.{round}.freight").parse()?,
-            outputs: format!("verify.{round}.outputs").parse()?,
+            freight: format!("{prefix}.freight").parse()?,
+            outputs: format!("{prefix}.outputs").parse()?,
             seed,
             round,
+            prefix,
+            together,
+            pace: Pace::default(),
             settlements: AtomicU64::new(0),
             backlog: Backlog::default(),
         });
         for name in [&shared.freight, &shared.outputs] {
             let retention = Retention { max_age: None, ..Retention::default() };
-            let topic = Topic { retention, ..Topic::new(name.clone()) };
-            shared.broker.put_topic(topic, Expect::Any).await?;
+            let topic = Topic { retention, durability, ..Topic::new(name.clone()) };
+            shared.broker(0).put_topic(topic, Expect::Any).await?;
         }
         for reader in Reader::ALL {
             let subscription = Subscription {
@@ -112,7 +138,7 @@ impl Load {
                 },
                 ..Subscription::new(shared.subscription(reader)?, vec![shared.freight.clone().into()])
             };
-            shared.broker.put_subscription(subscription, Expect::Any).await?;
+            shared.broker(0).put_subscription(subscription, Expect::Any).await?;
         }
         let (phase, watch) = phases::channel(Phase::Load);
         let (mut publishers, mut others) = (JoinSet::new(), JoinSet::new());
@@ -143,7 +169,11 @@ impl Load {
             let left = match self.left().await {
                 Ok(None) => return Ok(()),
                 Ok(Some(left)) => left,
-                Err(error) => error.to_string(),
+                // That is no standstill of its subscriptions, and comes to an end.
+                Err(error) => {
+                    deadline = last.min(tokio::time::Instant::now() + PATIENCE);
+                    error.to_string()
+                }
             };
             let more = self.shared.backlog.all_settled();
             if more > settled {
@@ -159,9 +189,9 @@ impl Load {
 
     /// A subscription that is not through with the topic yet.
     async fn left(&self) -> Result<Option<String>> {
-        let tail = self.shared.broker.topic(&self.shared.freight).await?.tail;
+        let tail = self.shared.broker(0).topic(&self.shared.freight).await?.tail;
         for reader in Reader::ALL {
-            let info = self.shared.broker.subscription(&self.shared.subscription(reader)?).await?;
+            let info = self.shared.broker(0).subscription(&self.shared.subscription(reader)?).await?;
             let progress = info.topics.iter().find(|progress| progress.topic == self.shared.freight);
             let through = progress.is_some_and(|progress| {
                 progress.next >= tail && progress.waiting + progress.in_flight + progress.set_aside == 0
@@ -174,11 +204,11 @@ impl Load {
         Ok(None)
     }
 
-    /// Ends the tasks, and gives what was seen and what is there.
+    /// Ends the tasks, and gives what was seen and what is there. What cannot be read yet is tried again for a while.
     pub(crate) async fn finish(mut self) -> Result<(Arc<Shared>, Found)> {
         let _ = self.phase.send(Phase::Stop);
         while self.others.join_next().await.is_some() {}
-        let found = self.shared.read_all().await?;
+        let found = patiently(|| self.shared.read_all()).await?;
         Ok((self.shared, found))
     }
 }
@@ -187,13 +217,13 @@ impl Shared {
     /// All that the round left in the broker.
     pub(crate) async fn read_all(&self) -> Result<Found> {
         let mut found = Found::default();
-        for stored in read_topic(&self.broker, &self.freight).await? {
+        for stored in read_topic(self.broker(0), &self.freight).await? {
             match Freight::read(&stored.record, self.seed) {
                 Ok(freight) => found.freight.push(freight),
                 Err(wrong) => self.history.wrong(format!("in the log at {}: {wrong}", stored.offset)),
             }
         }
-        for stored in read_topic(&self.broker, &self.outputs).await? {
+        for stored in read_topic(self.broker(0), &self.outputs).await? {
             match Output::read(&stored.record) {
                 Ok(output) => found.outputs.push(output),
                 Err(wrong) => self.history.wrong(format!("in the outputs at {}: {wrong}", stored.offset)),
@@ -202,7 +232,7 @@ impl Shared {
         let mixed = self.subscription(Reader::Mixed)?;
         loop {
             let after = found.dead.last().map(|offset| (self.freight.clone(), *offset));
-            let page = self.broker.dead_letters(&mixed, after, 1000).await?;
+            let page = self.broker(0).dead_letters(&mixed, after, 1000).await?;
             if page.is_empty() {
                 return Ok(found);
             }
@@ -213,8 +243,10 @@ impl Shared {
     /// Another broker, that is to hold the same.
     pub(crate) fn on(&self, broker: SharedBroker) -> Self {
         Self {
-            broker,
+            brokers: vec![broker],
             history: History::default(),
+            prefix: self.prefix.clone(),
+            pace: Pace::default(),
             freight: self.freight.clone(),
             outputs: self.outputs.clone(),
             settlements: AtomicU64::new(0),
@@ -226,11 +258,31 @@ impl Shared {
     /// Removes what the round made.
     pub(crate) async fn clear(&self) -> Result<()> {
         for reader in Reader::ALL {
-            self.broker.delete_subscription(&self.subscription(reader)?).await?;
+            gone(self.broker(0).delete_subscription(&self.subscription(reader)?).await)?;
         }
-        self.broker.delete_topic(&self.freight).await?;
-        self.broker.delete_topic(&self.outputs).await
+        gone(self.broker(0).delete_topic(&self.freight).await)?;
+        gone(self.broker(0).delete_topic(&self.outputs).await)
     }
+}
+
+/// Does something again that the broker cannot do at the moment, for a while.
+pub(crate) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T>) -> Result<T> {
+    let deadline = tokio::time::Instant::now() + 5 * PATIENCE;
+    loop {
+        match work().await {
+            Err(error)
+                if matches!(answer(&error), Answer::Unknown) && tokio::time::Instant::now() < deadline =>
+            {
+                tokio::time::sleep(Duration::from_millis(200)).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// What has been deleted, now or by a call that was not answered.
+fn gone(deleted: Result<()>) -> Result<()> {
+    deleted.or_else(|error| if error.code == ErrorCode::NotFound { Ok(()) } else { Err(error) })
 }
 
 /// All messages of a topic. A hole in the offsets is an error.

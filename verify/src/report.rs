@@ -3,6 +3,7 @@
 use serde::Serialize;
 
 use crate::damage::Damages;
+use crate::history::{Answer, Event};
 use crate::judge::{Violation, tally};
 
 /// What a run has shown.
@@ -24,16 +25,9 @@ pub struct Report {
     pub writes_refused: u64,
     /// What came of damaged copies.
     pub damages: Damages,
-    /// Messages published, each for the first time.
-    pub published: u64,
-    /// Messages acknowledged.
-    pub acknowledged: u64,
-    /// Calls that were never answered because the broker went away.
-    pub unanswered: u64,
-    /// Deliveries of all subscriptions.
-    pub deliveries: u64,
-    /// Settlements acknowledged.
-    pub settlements: u64,
+    /// What was done.
+    #[serde(flatten)]
+    pub counts: Counts,
     /// Messages that are gone and should not be.
     pub losses: u64,
     /// Every promise that was broken.
@@ -48,6 +42,38 @@ pub struct Report {
     pub safe_rate_p99_ms: f64,
     /// The bound.
     pub safe_rate_bound_ms: f64,
+}
+
+/// What the load has done.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Counts {
+    /// Messages published, each for the first time.
+    pub published: u64,
+    /// Messages acknowledged.
+    pub acknowledged: u64,
+    /// Calls that were never answered because the broker went away.
+    pub unanswered: u64,
+    /// Deliveries of all subscriptions.
+    pub deliveries: u64,
+    /// Settlements acknowledged.
+    pub settlements: u64,
+}
+
+impl Counts {
+    /// Adds up what was seen.
+    pub(crate) fn add(&mut self, events: &[Event]) {
+        for event in events {
+            match event {
+                Event::Sent { count, .. } => self.published += u64::from(*count),
+                Event::Stored { .. } => self.acknowledged += 1,
+                Event::Delivered { .. } => self.deliveries += 1,
+                Event::Settled { answer: Answer::Done, .. } => self.settlements += 1,
+                Event::Settled { answer: Answer::Unknown, .. }
+                | Event::Unanswered { answer: Answer::Unknown, .. } => self.unanswered += 1,
+                _ => {}
+            }
+        }
+    }
 }
 
 impl Report {

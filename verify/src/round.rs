@@ -3,16 +3,16 @@
 use std::path::Path;
 use std::time::Duration;
 
-use crossdock_topics::{Error, Expect, Result, SharedBroker};
+use crossdock_topics::{Durability, Error, Expect, Result, SharedBroker};
 use rand::SeedableRng;
 use rand::rngs::StdRng;
 use tokio::time::Instant;
 
 use crate::child::Child;
 use crate::faults::{Fault, Plan};
-use crate::history::{Answer, Event, Found};
-use crate::judge::{Rule, Violation, judge};
-use crate::load::{Load, Shared};
+use crate::history::{Event, Found};
+use crate::judge::{Rule, Together, Violation, judge};
+use crate::load::{Load, Shared, Work};
 use crate::{Options, Report, damage};
 
 /// How many copies are damaged in a round.
@@ -113,7 +113,15 @@ pub(crate) async fn run(
 ) -> Result<Vec<Event>> {
     let seed = ground.options.seed;
     let broker = ground.connect().await?;
-    let mut load = Load::start(broker.clone(), seed, number).await?;
+    let work = Work {
+        brokers: vec![broker.clone()],
+        seed,
+        round: number,
+        prefix: format!("verify.{number}"),
+        durability: Durability::Fsync,
+        together: Together::InOneWrite,
+    };
+    let mut load = Load::start(work).await?;
     ground.suffer(plan, end, &broker, report).await?;
     load.stop_publishing().await;
     let stuck = load.drain().await.err();
@@ -136,8 +144,8 @@ pub(crate) async fn run(
     };
     let (events, wrong) = shared.history.into_parts();
     violations.extend(wrong.into_iter().map(|what| Violation { rule: Rule::WrongBytes, what }));
-    violations.extend(judge(&events, &found));
-    count(&events, report);
+    violations.extend(judge(&events, &found, Together::InOneWrite));
+    report.counts.add(&events);
     report.rounds += 1;
     report.losses += violations.iter().filter(|violation| violation.rule.is_loss()).count() as u64;
     report.violations.extend(violations);
@@ -165,21 +173,6 @@ async fn damages(
     }
     ground.start(None).await?;
     Ok(violations)
-}
-
-/// Adds up what was seen.
-fn count(events: &[Event], report: &mut Report) {
-    for event in events {
-        match event {
-            Event::Sent { count, .. } => report.published += u64::from(*count),
-            Event::Stored { .. } => report.acknowledged += 1,
-            Event::Delivered { .. } => report.deliveries += 1,
-            Event::Settled { answer: Answer::Done, .. } => report.settlements += 1,
-            Event::Settled { answer: Answer::Unknown, .. }
-            | Event::Unanswered { answer: Answer::Unknown, .. } => report.unanswered += 1,
-            _ => {}
-        }
-    }
 }
 
 /// How long a round is.

@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use crate::faults::Plan;
 use crate::history::Event;
+use crate::judge::Violation;
 use crate::round::{self, Ground};
 use crate::{Options, Report, disk, rate};
 
@@ -51,7 +52,7 @@ pub async fn run(options: &Options, tell: impl Fn(Progress<'_>)) -> Result<Repor
         let events = round::run(&mut ground, report.rounds, &mut plan, end, &mut report).await?;
         report.seconds = began.elapsed().as_secs_f64();
         if !report.violations.is_empty() {
-            leave(&options.folder, &events, &report).map_err(in_folder)?;
+            leave(&options.folder, &events, &report.violations).map_err(in_folder)?;
         }
         tell(Progress::Round(&report));
     }
@@ -89,14 +90,14 @@ async fn measure(
 }
 
 /// Writes what was seen and what was wrong beside the data.
-fn leave(folder: &Path, events: &[Event], report: &Report) -> std::io::Result<()> {
+pub(crate) fn leave(folder: &Path, events: &[Event], violations: &[Violation]) -> std::io::Result<()> {
     let mut file = std::io::BufWriter::new(fs::File::create(folder.join("history.txt"))?);
     for event in events {
         writeln!(file, "{event:?}")?;
     }
     file.flush()?;
     let mut file = std::io::BufWriter::new(fs::File::create(folder.join("violations.txt"))?);
-    for violation in &report.violations {
+    for violation in violations {
         writeln!(file, "{}: {}", violation.rule, violation.what)?;
     }
     file.flush()

@@ -1,6 +1,7 @@
-//! Torture for a broker on the user's own disk.
+//! Torture for a broker on the user's own disk, or a load on one that is there, and the judgement of what it did.
 
 mod broker;
+mod running;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -19,7 +20,7 @@ use crate::output::{Show, say};
 
 pub(super) use broker::Arguments as Broker;
 
-/// Torture a broker on this disk, and check that it keeps its word
+/// Torture a broker, and check that it keeps its word
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Starts a broker in a process of its own on a new folder, lets publishers and
@@ -29,9 +30,16 @@ order of keys is kept, no acknowledged settlement comes undone, outputs and
 acknowledgement are there together or not at all. The folder is removed, unless
 something was wrong; then the exit code is 1.
 
+With --broker nothing is started or killed: the load works on a broker that is
+there, in topics of its own, which are removed at the end. Kill your servers
+meanwhile, cut their network, take their disks: nothing may be lost. It says how
+long things took, and for how long nothing was answered.
+
 Examples:
   crossdock verify --crash
-  crossdock verify --for 10m --crash --disk-full --corrupt --directory /data/verify")]
+  crossdock verify --for 10m --crash --disk-full --corrupt --directory /data/verify
+  crossdock verify --broker nats://a,b,c --for 10m
+  crossdock verify --broker crossdock://s1:7402 --broker crossdock://s2:7402")]
 pub(super) struct Arguments {
     /// What all choices are made from [default: another one each time]
     #[arg(long, value_name = "NUMBER")]
@@ -51,6 +59,15 @@ pub(super) struct Arguments {
     /// The folder for the data, on the disk in question [default: crossdock-verify-SEED]
     #[arg(long, value_name = "FOLDER")]
     directory: Option<PathBuf>,
+    /// Work on a broker that is there; several ways to the same one can be named
+    #[arg(long, value_name = "URL", conflicts_with_all = ["crash", "disk_full", "corrupt"])]
+    broker: Vec<String>,
+    /// A file with credentials for the broker
+    #[arg(long, value_name = "FILE", requires = "broker")]
+    credentials: Option<PathBuf>,
+    /// Send credentials where others can read them
+    #[arg(long, requires = "broker")]
+    insecure: bool,
 }
 
 fn length(text: &str) -> Result<Duration, String> {
@@ -62,6 +79,9 @@ fn length(text: &str) -> Result<Duration, String> {
 impl Arguments {
     pub(super) async fn run(self, caller: &Caller) -> Result<()> {
         let seed = self.seed.unwrap_or_else(|| u64::from(rand::random::<u32>()));
+        if !self.broker.is_empty() {
+            return running::run(&self, seed, caller).await;
+        }
         let folder = self.directory.clone().unwrap_or_else(|| format!("crossdock-verify-{seed}").into());
         let program = std::env::current_exe()
             .map_err(|cause| Error::internal(format!("cannot find this program: {cause}")))?;
@@ -126,8 +146,8 @@ fn tell(progress: &Progress<'_>) {
             report.seconds,
             report.rounds,
             report.kills,
-            report.acknowledged,
-            report.deliveries,
+            report.counts.acknowledged,
+            report.counts.deliveries,
             report.losses,
             report.violations.len()
         )),
@@ -143,13 +163,13 @@ impl Show for Verdict<'_> {
         &["seed", "lost", "violations", "kills", "acknowledged", "safe rate"];
 
     fn row(&self) -> Vec<String> {
-        let Report { seed, losses, violations, kills, acknowledged, safe_rate, .. } = self.0;
+        let Report { seed, losses, violations, kills, counts, safe_rate, .. } = self.0;
         vec![
             seed.to_string(),
             losses.to_string(),
             violations.len().to_string(),
             kills.to_string(),
-            acknowledged.to_string(),
+            counts.acknowledged.to_string(),
             format!("{safe_rate}/s"),
         ]
     }
@@ -178,9 +198,18 @@ impl Show for Verdict<'_> {
                 "damaged copies",
                 format!("{refused} refused, {reported} reported on reading, {harmless} without harm"),
             ),
-            ("messages", format!("{} published, {} acknowledged", report.published, report.acknowledged)),
-            ("deliveries", format!("{}, {} settlements acknowledged", report.deliveries, report.settlements)),
-            ("not answered", format!("{} calls, as the broker went away", report.unanswered)),
+            (
+                "messages",
+                format!("{} published, {} acknowledged", report.counts.published, report.counts.acknowledged),
+            ),
+            (
+                "deliveries",
+                format!(
+                    "{}, {} settlements acknowledged",
+                    report.counts.deliveries, report.counts.settlements
+                ),
+            ),
+            ("not answered", format!("{} calls, as the broker went away", report.counts.unanswered)),
             ("fsync", format!("p50 {:.2} ms, p99 {:.2} ms", report.fsync_p50_ms, report.fsync_p99_ms)),
             (
                 "safe rate",

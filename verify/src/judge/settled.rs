@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
-use super::{Rule, Verdicts};
+use super::{Rule, Together, Verdicts};
 use crate::history::{Answer, Event, Found, Reader, Verdict};
 
 /// Something that a consumer said of a delivery.
@@ -29,6 +29,7 @@ struct Settlements {
     stale: BTreeSet<(u64, u64)>,
     /// The messages of which there is an output.
     outputs: BTreeMap<u64, BTreeSet<u64>>,
+    together: Together,
 }
 
 /// Whether something that was said took effect.
@@ -40,8 +41,9 @@ enum Effect {
 }
 
 impl Settlements {
-    fn read(events: &[Event], found: &Found) -> Self {
-        let mut all = Self { answers: HashMap::new(), stale: BTreeSet::new(), outputs: BTreeMap::new() };
+    fn read(events: &[Event], found: &Found, together: Together) -> Self {
+        let (answers, stale, outputs) = (HashMap::new(), BTreeSet::new(), BTreeMap::new());
+        let mut all = Self { answers, stale, outputs, together };
         for (index, event) in events.iter().enumerate() {
             match *event {
                 Event::Settled { settlement, answer } => _ = all.answers.insert(settlement, (answer, index)),
@@ -67,7 +69,11 @@ impl Settlements {
         match self.answer(said.settlement) {
             Answer::Done => Effect::Yes,
             Answer::Refused => Effect::No,
-            Answer::Unknown if reader == Reader::Effects && said.verdict == Verdict::Ack => {
+            Answer::Unknown
+                if self.together == Together::InOneWrite
+                    && reader == Reader::Effects
+                    && said.verdict == Verdict::Ack =>
+            {
                 let there = self.outputs.get(&said.settlement).is_some_and(|of| of.contains(&offset));
                 if there { Effect::Yes } else { Effect::No }
             }
@@ -76,7 +82,7 @@ impl Settlements {
     }
 }
 
-pub(super) fn judge(events: &[Event], found: &Found, verdicts: &mut Verdicts) {
+pub(super) fn judge(events: &[Event], found: &Found, together: Together, verdicts: &mut Verdicts) {
     let mut stories: BTreeMap<(Reader, u64), Story> = BTreeMap::new();
     for (index, event) in events.iter().enumerate() {
         match *event {
@@ -90,9 +96,12 @@ pub(super) fn judge(events: &[Event], found: &Found, verdicts: &mut Verdicts) {
             _ => {}
         }
     }
-    let settlements = Settlements::read(events, found);
+    let settlements = Settlements::read(events, found, together);
     endings(&stories, &settlements, found, verdicts);
-    outputs(&stories, &settlements, found, verdicts);
+    match together {
+        Together::InOneWrite => outputs(&stories, &settlements, found, verdicts),
+        Together::OutputsFirst => outputs_first(&stories, &settlements, found, verdicts),
+    }
     keys(&stories, &settlements, found, verdicts);
     failures(&stories, &settlements, verdicts);
     dead_letters(&stories, &settlements, found, verdicts);
@@ -166,6 +175,41 @@ fn outputs(
     for ((settlement, of), times) in count {
         verdicts.unless(times == 1, Rule::StoredTwice, || {
             format!("the output of {of} by settlement {settlement} is there {times} times")
+        });
+    }
+}
+
+/// Each message that was acknowledged has one output, of some settlement that said so; no message has more, and none has
+/// one of which nobody said so.
+fn outputs_first(
+    stories: &BTreeMap<(Reader, u64), Story>,
+    settlements: &Settlements,
+    found: &Found,
+    verdicts: &mut Verdicts,
+) {
+    let none = Story::default();
+    let mut there: BTreeMap<u64, Vec<u64>> = BTreeMap::new();
+    for output in &found.outputs {
+        there.entry(output.of).or_default().push(output.settlement);
+    }
+    for (of, by) in &there {
+        verdicts.unless(by.len() == 1, Rule::StoredTwice, || {
+            format!("the output of {of} is there {} times, by the settlements {by:?}", by.len())
+        });
+        let story = stories.get(&(Reader::Effects, *of)).unwrap_or(&none);
+        let said = |settlement: &u64| {
+            let mut said = story.said.iter().filter(|said| said.verdict == Verdict::Ack);
+            said.any(|said| said.settlement == *settlement)
+        };
+        verdicts.unless(by.iter().all(said), Rule::HalfDone, || {
+            format!("there is an output of {of} by the settlements {by:?}, which did not acknowledge it")
+        });
+    }
+    for ((_, offset), story) in stories.range((Reader::Effects, 0)..=(Reader::Effects, u64::MAX)) {
+        let mut acked = story.said.iter().filter(|said| said.verdict == Verdict::Ack);
+        let done = acked.any(|said| settlements.effect(Reader::Effects, *offset, said) == Effect::Yes);
+        verdicts.unless(!done || there.contains_key(offset), Rule::HalfDone, || {
+            format!("the message at {offset} was acknowledged, and its output is not there")
         });
     }
 }

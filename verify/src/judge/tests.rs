@@ -44,7 +44,7 @@ fn good() -> (Vec<Event>, Found) {
 fn broken(doctor: impl FnOnce(&mut Vec<Event>, &mut Found)) -> Vec<Rule> {
     let (mut events, mut found) = good();
     doctor(&mut events, &mut found);
-    tally(&judge(&events, &found)).into_keys().collect()
+    tally(&judge(&events, &found, Together::InOneWrite)).into_keys().collect()
 }
 
 /// The event of this offset's `nth` settlement on a reader, from 0; the delivery before it is one less.
@@ -281,4 +281,41 @@ fn failures_that_are_forgotten_or_made_up_are_caught() {
 fn dead_letters_that_are_missing_or_made_up_are_caught() {
     assert_eq!(broken(|_, found| found.dead.clear()), [Rule::DeadLetters]);
     assert_eq!(broken(|_, found| found.dead.push(8)), [Rule::DeadLetters]);
+}
+
+#[test]
+fn outputs_that_are_stored_first_are_there_once_for_each_message() {
+    let broken = |doctor: &dyn Fn(&mut Vec<Event>, &mut Found)| -> Vec<Rule> {
+        let (mut events, mut found) = good();
+        doctor(&mut events, &mut found);
+        tally(&judge(&events, &found, Together::OutputsFirst)).into_keys().collect()
+    };
+    assert_eq!(broken(&|_, _| {}), []);
+    // Settled again after a settlement that was not answered and has left its output.
+    let again = |events: &mut Vec<Event>| {
+        let at = settling(events, Reader::Effects, 3, 1);
+        let (delivered, Event::Settling { settlement, .. }) = (events[at - 1], events[at]) else {
+            panic!("no settlement")
+        };
+        answer_of(events, at, Answer::Unknown);
+        events.extend([
+            delivered,
+            Event::Settling { reader: Reader::Effects, settlement: 9999, offset: 3, verdict: Verdict::Ack },
+            Event::Settled { settlement: 9999, answer: Answer::Done },
+        ]);
+        settlement
+    };
+    assert_eq!(broken(&|events, _| _ = again(events)), []);
+    let twice = broken(&|events, found| {
+        again(events);
+        found.outputs.push(Output { settlement: 9999, of: 3 });
+    });
+    assert_eq!(twice, [Rule::StoredTwice]);
+    let lost = broken(&|events, found| {
+        let settlement = again(events);
+        found.outputs.retain(|output| output.settlement != settlement);
+    });
+    assert_eq!(lost, [Rule::HalfDone]);
+    let invented = broken(&|_, found| found.outputs[3].settlement = 9998);
+    assert_eq!(invented, [Rule::HalfDone]);
 }

@@ -10,20 +10,29 @@ use crossdock_topics::{
 use rand::RngExt;
 use rand::rngs::StdRng;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::{PATIENCE, Phase, Shared, answer, pause};
 use crate::freight::{Freight, Output};
 use crate::history::{Answer, Event, Reader, Verdict};
+use crate::judge::Together;
+use crate::pace::{Outage, What};
 
 pub(super) async fn run(shared: Arc<Shared>, reader: Reader, task: u64, phase: watch::Receiver<Phase>) {
     let mut dice = shared.dice(task);
     let Ok(name) = shared.subscription(reader) else { return };
+    let mut outage = Outage::of(What::Consuming);
     while *phase.borrow() != Phase::Stop {
-        if let Ok(Ok(consumer)) = tokio::time::timeout(PATIENCE, shared.broker.join(&name)).await {
-            let consumer = Consumer { shared: &shared, reader, name: &name, consumer };
+        if let Ok(Ok(consumer)) = tokio::time::timeout(PATIENCE, shared.broker(task).join(&name)).await {
+            outage.over(&shared.pace);
+            let consumer = Consumer { shared: &shared, reader, task, name: &name, consumer };
             // It ends when it wants to leave, or when nobody answers.
-            let _ = consumer.work(&mut dice, &phase).await;
-            shared.broker.leave(&name, consumer.consumer);
+            if consumer.work(&mut dice, &phase).await.is_err() {
+                outage.begin();
+            }
+            shared.broker(task).leave(&name, consumer.consumer);
+        } else {
+            outage.begin();
         }
         pause(&mut dice).await;
     }
@@ -32,6 +41,7 @@ pub(super) async fn run(shared: Arc<Shared>, reader: Reader, task: u64, phase: w
 struct Consumer<'a> {
     shared: &'a Shared,
     reader: Reader,
+    task: u64,
     name: &'a SubscriptionName,
     consumer: ConsumerId,
 }
@@ -41,7 +51,7 @@ impl Consumer<'_> {
         while *phase.borrow() != Phase::Stop {
             let max = dice.random_range(1..=64);
             let fetch = Fetch::new(Some(self.consumer), max, Duration::from_millis(300));
-            let deliveries = self.shared.broker.fetch(self.name, fetch).await?;
+            let deliveries = self.shared.broker(self.task).fetch(self.name, fetch).await?;
             self.shared.history.extend(deliveries.iter().filter_map(|delivery| self.delivered(delivery)));
             let calm = *phase.borrow() != Phase::Load;
             // As if the process had died.
@@ -50,7 +60,13 @@ impl Consumer<'_> {
             }
             let mut rest = &deliveries[..];
             while !rest.is_empty() {
-                let some = if calm { rest.len() } else { dice.random_range(1..=rest.len()) };
+                // Only the outputs of one delivery are known again where they are stored first.
+                let alone = self.reader == Reader::Effects && self.shared.together == Together::OutputsFirst;
+                let some = match (alone, calm) {
+                    (true, _) => 1,
+                    (false, true) => rest.len(),
+                    (false, false) => dice.random_range(1..=rest.len()),
+                };
                 let (these, others) = rest.split_at(some);
                 self.settle(these, calm, dice).await?;
                 rest = others;
@@ -116,9 +132,12 @@ impl Consumer<'_> {
         if !outputs.is_empty() {
             settlement.outputs.push((self.shared.outputs.clone(), outputs));
         }
-        let settled = tokio::time::timeout(PATIENCE, self.shared.broker.settle(self.name, settlement)).await;
+        let began = Instant::now();
+        let settled =
+            tokio::time::timeout(PATIENCE, self.shared.broker(self.task).settle(self.name, settlement)).await;
         let (ended, answer) = match settled {
             Ok(Ok(Settled { stale, .. })) => {
+                self.shared.pace.took(What::Consuming, began.elapsed());
                 history.extend(
                     stale.iter().map(|delivery| Event::Stale { settlement: id, offset: delivery.offset }),
                 );

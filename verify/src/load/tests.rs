@@ -3,17 +3,25 @@
 use std::time::Duration;
 
 use crossdock_broker::{Embedded, EmbeddedOptions};
-use crossdock_topics::Broker;
+use crossdock_topics::{Broker, Durability};
 
-use super::Load;
+use super::{Load, Work};
 use crate::history::{Event, Reader};
-use crate::judge::judge;
+use crate::judge::{Together, judge};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_broker_that_is_left_in_peace_keeps_its_word() {
     let folder = tempfile::tempdir().unwrap();
     let broker = Embedded::open(EmbeddedOptions::new(folder.path())).unwrap();
-    let mut load = Load::start(broker.clone(), 7, 0).await.unwrap();
+    let work = Work {
+        brokers: vec![broker.clone()],
+        seed: 7,
+        round: 0,
+        prefix: "verify.0".into(),
+        durability: Durability::Fsync,
+        together: Together::InOneWrite,
+    };
+    let mut load = Load::start(work).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     load.stop_publishing().await;
     load.drain().await.unwrap();
@@ -27,7 +35,7 @@ async fn a_broker_that_is_left_in_peace_keeps_its_word() {
     let history = std::sync::Arc::into_inner(shared).unwrap().history;
     let (events, wrong) = history.into_parts();
     assert_eq!(wrong, [""; 0]);
-    let violations = judge(&events, &found);
+    let violations = judge(&events, &found, Together::InOneWrite);
     assert!(
         violations.is_empty(),
         "{} of {} events: {:#?}",

@@ -15,7 +15,7 @@ pub(super) async fn run(shared: Arc<Shared>, phase: watch::Receiver<Phase>) {
     let mut next = 0;
     while *phase.borrow() != Phase::Stop {
         let from = StartAt::Offset(next);
-        match shared.broker.read(&shared.freight, from, 1000, Duration::from_millis(200)).await {
+        match shared.broker(200).read(&shared.freight, from, 1000, Duration::from_millis(200)).await {
             Ok(page) => {
                 for message in &page.messages {
                     match Freight::read(&message.record, shared.seed) {

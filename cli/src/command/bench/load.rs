@@ -8,8 +8,8 @@ use std::time::{Duration, Instant};
 use crossdock_topics::{Error, ErrorCode};
 
 use super::Amount;
-use super::histogram::Histogram;
 use crate::output::countdown;
+use crossdock_verify::Histogram;
 
 /// What a step has done.
 pub(super) enum Step {

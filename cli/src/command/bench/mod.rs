@@ -1,6 +1,5 @@
 //! Load, to see what this machine and this configuration can do.
 
-mod histogram;
 mod load;
 mod publish;
 mod service;

@@ -7,7 +7,8 @@ const STEPS: usize = 32;
 const BUCKETS: usize = 40 * STEPS;
 
 /// How long requests took, to the microsecond.
-pub(super) struct Histogram {
+#[derive(Debug)]
+pub struct Histogram {
     counts: Vec<u64>,
     total: u64,
     max: Duration,
@@ -21,7 +22,7 @@ impl Default for Histogram {
 
 impl Histogram {
     /// Counts one.
-    pub(super) fn record(&mut self, took: Duration) {
+    pub fn record(&mut self, took: Duration) {
         let micros = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
         self.counts[bucket(micros)] += 1;
         self.total += 1;
@@ -29,7 +30,7 @@ impl Histogram {
     }
 
     /// Adds another's counts.
-    pub(super) fn merge(&mut self, other: &Self) {
+    pub fn merge(&mut self, other: &Self) {
         for (mine, theirs) in self.counts.iter_mut().zip(&other.counts) {
             *mine += theirs;
         }
@@ -38,7 +39,8 @@ impl Histogram {
     }
 
     /// In milliseconds, what this share of requests (0 to 1) took at most; zero when there were none.
-    pub(super) fn quantile_ms(&self, share: f64) -> f64 {
+    #[must_use]
+    pub fn quantile_ms(&self, share: f64) -> f64 {
         #[allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
         let wanted = ((self.total as f64 * share).ceil() as u64).max(1);
         let mut seen = 0;
@@ -54,7 +56,8 @@ impl Histogram {
     }
 
     /// In milliseconds, what the longest took.
-    pub(super) fn max_ms(&self) -> f64 {
+    #[must_use]
+    pub fn max_ms(&self) -> f64 {
         self.max.as_secs_f64() * 1000.0
     }
 }
