@@ -4,6 +4,7 @@
 mod bad_disks;
 mod bad_input;
 mod bad_services;
+mod chaos;
 mod cluster;
 mod configuration;
 mod deployment;

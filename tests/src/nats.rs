@@ -205,6 +205,24 @@ impl Nats {
         found.and_then(|found| found["state"]["messages"].as_u64()).unwrap_or(0)
     }
 
+    /// Which one leads a stream, as any that runs says.
+    pub async fn leader_of(&self, stream: &str) -> Option<usize> {
+        for node in (0..self.len()).filter(|node| self.nodes[*node].child.is_some()) {
+            let url = format!("http://127.0.0.1:{}/jsz?streams=true", self.nodes[node].port + 2);
+            let Ok(answer) = self.client.get(&url).timeout(Duration::from_secs(2)).send().await else {
+                continue;
+            };
+            let Ok(text) = answer.text().await else { continue };
+            let said: serde_json::Value = serde_json::from_str(&text).unwrap_or_default();
+            let streams = said["account_details"][0]["stream_detail"].as_array().cloned().unwrap_or_default();
+            let found = streams.iter().find(|found| found["name"] == stream);
+            if let Some(leader) = found.and_then(|found| found["cluster"]["leader"].as_str()) {
+                return Some(self.named(leader));
+            }
+        }
+        None
+    }
+
     fn pid(&self, node: usize) -> u32 {
         self.nodes[node].child.as_ref().and_then(Child::id).expect("a server that runs")
     }

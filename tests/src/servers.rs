@@ -1,6 +1,6 @@
 //! Several servers on one broker of NATS: each a process of its own, and all equal.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::process::Command;
 
@@ -107,6 +107,35 @@ impl Servers {
     /// Lets one that was halted go on.
     pub async fn resume(&self, number: usize) {
         signal(self.get(number).pid(), "CONT").await;
+    }
+
+    /// The wire of one, running or not.
+    #[must_use]
+    pub fn wire(&self, number: usize) -> String {
+        format!("crossdock://127.0.0.1:{}", self.ports[number] + 2)
+    }
+
+    /// The command line, in the home folder, talking to one of them as the user `admin`: for what goes on whatever becomes
+    /// of that one.
+    #[must_use]
+    pub fn command(&self, number: usize, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        self.home.at_home(&mut command);
+        command.args(arguments).env("CROSSDOCK_URL", format!("http://127.0.0.1:{}", self.ports[number] + 1));
+        command.env("CROSSDOCK_USER", "admin").env("CROSSDOCK_PASSWORD", PASSWORD);
+        command
+    }
+
+    /// Whether one runs.
+    #[must_use]
+    pub fn runs(&self, number: usize) -> bool {
+        self.running[number].is_some()
+    }
+
+    /// The folder that all of them have as their home.
+    #[must_use]
+    pub fn home(&self) -> &Path {
+        self.home.home()
     }
 
     /// Writes a file to the home folder.

@@ -3,9 +3,12 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::history::Reader;
+use crate::judge::Together;
 
-/// Publishers wait while a subscription has about so many messages before it.
+/// Publishers wait while a subscription has about so many messages before it; fewer where each is settled by itself, with
+/// its output stored before.
 const LONG: u64 = 4000;
+const LONG_ALONE: u64 = 600;
 
 /// About how many messages were stored, and how many settled on each subscription.
 #[derive(Debug, Default)]
@@ -29,8 +32,9 @@ impl Backlog {
         self.settled.iter().map(|count| count.load(Ordering::Relaxed)).sum()
     }
 
-    pub(super) fn is_long(&self) -> bool {
+    pub(super) fn is_long(&self, together: Together) -> bool {
+        let long = if together == Together::InOneWrite { LONG } else { LONG_ALONE };
         let least = self.settled.iter().map(|count| count.load(Ordering::Relaxed)).min().unwrap_or(0);
-        self.stored.load(Ordering::Relaxed) > least + LONG
+        self.stored.load(Ordering::Relaxed) > least + long
     }
 }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use crossdock_topics::{
     Batch, ConsumerId, Delivery, Fetch, Outcome, Result, Settled, Settlement, SubscriptionName,
 };
-use rand::RngExt;
 use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -58,15 +58,21 @@ impl Consumer<'_> {
             if !calm && dice.random_range(0..40) == 0 {
                 return Ok(());
             }
+            // Only the outputs of one delivery are known again where they are stored first.
+            if self.reader == Reader::Effects && self.shared.together == Together::OutputsFirst {
+                let alone = deliveries.chunks(1).map(|one| {
+                    let mut dice = StdRng::seed_from_u64(dice.random());
+                    async move { self.settle(one, calm, &mut dice).await }
+                });
+                futures::future::join_all(alone.collect::<Vec<_>>())
+                    .await
+                    .into_iter()
+                    .collect::<Result<()>>()?;
+                continue;
+            }
             let mut rest = &deliveries[..];
             while !rest.is_empty() {
-                // Only the outputs of one delivery are known again where they are stored first.
-                let alone = self.reader == Reader::Effects && self.shared.together == Together::OutputsFirst;
-                let some = match (alone, calm) {
-                    (true, _) => 1,
-                    (false, true) => rest.len(),
-                    (false, false) => dice.random_range(1..=rest.len()),
-                };
+                let some = if calm { rest.len() } else { dice.random_range(1..=rest.len()) };
                 let (these, others) = rest.split_at(some);
                 self.settle(these, calm, dice).await?;
                 rest = others;

@@ -33,7 +33,7 @@ pub(super) async fn run(shared: Arc<Shared>, publisher: u32, phase: watch::Recei
     let mut next = Freight { publisher, number: 0 };
     let mut outage = Outage::of(What::Publishing);
     while *phase.borrow() == Phase::Load {
-        if shared.backlog.is_long() {
+        if shared.backlog.is_long(shared.together) {
             tokio::time::sleep(Duration::from_millis(10)).await;
         } else if under_way.len() < WINDOW {
             let (first, count) = (next, dice.random_range(1..=20));
