@@ -149,6 +149,12 @@ impl Work {
         let report: Value = serde_json::from_str(&said).expect("a report");
         assert_eq!((&report["losses"], &report["violations"]), (&0.into(), &Value::Array(Vec::new())));
         assert!(output.status.success());
+        let topics = servers.get(0).admin().get("/api/v1/topics").await.expect(200);
+        let topics = String::from_utf8_lossy(&topics.body).into_owned();
+        assert!(
+            topics.contains("shipments") && !topics.contains("verify-"),
+            "what it made is removed: {topics}"
+        );
     }
 
     /// Each order that has a receipt was shipped, and none twice.
