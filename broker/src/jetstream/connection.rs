@@ -8,17 +8,15 @@ use async_nats::jetstream::context::ContextBuilder;
 use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Event, Request, jetstream};
 use bytes::Bytes;
-use crossdock_topics::{Backoff, Error, ErrorCode, Result, Shutdown};
+use crossdock_topics::{Error, ErrorCode, Result, Shutdown};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::choice::Choice;
 use super::options::{JetStreamOptions, NatsLogin};
 
-/// How long to wait before connecting again.
-const RECONNECT: Backoff =
-    Backoff { first: Duration::from_millis(50), factor: 2.0, max: Duration::from_secs(2) };
 /// How often a quiet connection is asked whether it is there; it is given up after two that were not answered.
 const PING: Duration = Duration::from_secs(5);
 /// How often it is seen to that the server answers.
@@ -44,6 +42,7 @@ pub(super) struct Connection {
     pub(super) options: Arc<JetStreamOptions>,
     /// Whether it is up, and a number for each time that it has come up.
     up: watch::Receiver<Up>,
+    choice: Choice,
 }
 
 /// How long something has not been possible through the nats-server that this engine is connected to. That one may be cut
@@ -90,7 +89,8 @@ impl Connection {
     pub(super) async fn open(options: JetStreamOptions) -> Result<Self> {
         options.check()?;
         let (state, mut up) = watch::channel(Up::default());
-        let connect = settings(&options).await?.event_callback(move |event| {
+        let choice = Choice::default();
+        let connect = settings(&options, choice.clone()).await?.event_callback(move |event| {
             match event {
                 Event::Connected => state.send_modify(|up| *up = Up { is: true, times: up.times + 1 }),
                 Event::Disconnected | Event::Closed => state.send_modify(|up| up.is = false),
@@ -137,7 +137,7 @@ impl Connection {
             .timeout(options.patience)
             .ack_timeout(options.patience)
             .build(client.clone());
-        Ok(Self { client, context, options: Arc::new(options), up })
+        Ok(Self { client, context, options: Arc::new(options), up, choice })
     }
 
     /// Leaves a nats-server that does not answer for another one. Without it one whose machine hangs, or is cut off, would
@@ -159,6 +159,7 @@ impl Connection {
             why,
             "a nats-server is left for another one"
         );
+        self.choice.leave();
         let _ = self.client.force_reconnect().await;
     }
 
@@ -238,16 +239,13 @@ impl Connection {
     }
 }
 
-async fn settings(options: &JetStreamOptions) -> Result<ConnectOptions> {
-    let seed = rand::random();
+async fn settings(options: &JetStreamOptions, choice: Choice) -> Result<ConnectOptions> {
     let mut connect = ConnectOptions::new()
         .name(&options.name)
         .ping_interval(PING)
         .connection_timeout(CONNECTING)
         .request_timeout(Some(options.patience))
-        .reconnect_delay_callback(move |failures| {
-            RECONNECT.wait(u32::try_from(failures).unwrap_or(u32::MAX), seed)
-        });
+        .reconnect_to_server_callback(move |servers, _| std::future::ready(choice.next(&servers)));
     match &options.login {
         None => {}
         Some(NatsLogin::Password(user, password)) => {

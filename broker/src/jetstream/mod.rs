@@ -1,6 +1,7 @@
 //! The engine on NATS JetStream (`nats://A,B,C`): what must not be lost is kept by NATS, by several servers of a cluster
 //! if there are several; the rules of delivery are ours, the same as in the other engines.
 
+mod choice;
 #[allow(dead_code)] // until the parts that use all of it are there
 mod connection;
 #[allow(dead_code)] // until the parts that use all of it are there

@@ -268,7 +268,7 @@ impl Moving {
                     continue;
                 }
                 Answer::Duplicate(_) | Answer::Duplicates => return Err(somebody_else()),
-                Answer::WrongLast => match self.tail(number).await {
+                Answer::WrongLast(_) => match self.tail(number).await {
                     Ok(tail) if tail == end => {
                         *at = end;
                         return Ok(());

@@ -42,7 +42,8 @@ use std::sync::Arc;
 
 use async_nats::Subject;
 use async_nats::header::{HeaderName, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
-use crossdock_topics::{Durability, Error, Expected, Revision, Source};
+use crossdock_topics::{Durability, Error, ErrorCode, Expected, Revision, Source};
+use tokio::time::timeout;
 
 use super::Logs;
 use super::compaction::OldKeys;
@@ -185,7 +186,21 @@ impl Publisher {
 
     /// Sends what may be sent now.
     async fn fill(&mut self) {
+        let mut up = self.logs.streams.connection.up();
         loop {
+            // What is sent meanwhile lies in this process, and would only have to be looked for.
+            if !up.borrow_and_update().is {
+                if !self.under_way.is_empty() {
+                    return;
+                }
+                let is_up = tokio::select! {
+                    is_up = timeout(self.logs.patience(), up.wait_for(|up| up.is)) => is_up.is_ok(),
+                    () = self.logs.shutdown.started() => false,
+                };
+                if !is_up {
+                    return self.nobody_there();
+                }
+            }
             self.follow_definition();
             let chains = self.may_chain();
             if self.under_way.len() >= if chains { UNDER_WAY } else { 1 } {
@@ -422,6 +437,26 @@ impl Publisher {
             self.state.source_last.clear();
         }
         self.logs.budget.give(bytes);
+    }
+
+    /// Refuses all that waits.
+    fn nobody_there(&mut self) {
+        let waiting = std::mem::take(&mut self.log.queue.lock().waiting);
+        tracing::warn!(topic = %self.log.name, "messages cannot be stored: there is no connection to NATS");
+        let error = Error::new(
+            ErrorCode::Unavailable,
+            format!(
+                "messages for topic {} cannot be stored (there is no connection to NATS); nothing of it was stored",
+                self.log.name
+            ),
+        )
+        .hint("publish them again when NATS is there");
+        for queued in waiting {
+            match queued {
+                Queued::Batch(waiting) => self.refuse(waiting, error.clone()),
+                Queued::Refused(source) => drop(self.state.sources.refused(&source, self.logs.now())),
+            }
+        }
     }
 
     pub(super) fn refuse(&mut self, waiting: Waiting, error: Error) {

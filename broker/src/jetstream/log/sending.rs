@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use async_nats::HeaderMap;
 use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
+use async_nats::{HeaderMap, client};
 use crossdock_topics::{Error, ErrorCode};
 use tokio::sync::watch;
 
@@ -28,8 +28,8 @@ pub(super) enum Answer {
     Duplicate(u64),
     /// Some message of it was stored before; nothing of it was stored now.
     Duplicates,
-    /// The stream is not as was expected; nothing of it was stored.
-    WrongLast,
+    /// The stream is not as was expected, as NATS says; nothing of it was stored.
+    WrongLast(String),
     /// NATS cannot at the moment; nothing of it was stored.
     Busy(String),
     /// There is no stream, or nobody who has it; nothing of it was stored.
@@ -60,16 +60,18 @@ pub(super) async fn send(connection: &Connection, batch: &str, messages: Vec<Out
             message.headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
         }
         if n < count {
-            let sent = connection
-                .client
-                .publish_with_headers(message.subject, message.headers, message.payload)
-                .await;
-            if let Err(error) = sent {
-                // Without its end NATS forgets what has come of it.
-                ack = Err(Answer::Busy(error.to_string()));
-                break;
+            let sent =
+                connection.client.publish_with_headers(message.subject, message.headers, message.payload);
+            // Without its end NATS forgets what has come of it.
+            match tokio::time::timeout(PATIENCE, sent).await {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {
+                    ack = Err(Answer::Refused(too_large(&error.to_string())));
+                }
+                Ok(Err(error)) => ack = Err(Answer::Busy(error.to_string())),
+                Err(_) => ack = Err(Answer::Busy("the connection to NATS takes nothing".into())),
             }
-            continue;
+            break;
         }
         if count > 1 {
             message.headers.insert(async_nats::header::NATS_BATCH_COMMIT, "1");
@@ -119,7 +121,7 @@ pub(super) async fn is_known(
     let fails = Outgoing { subject: format!("{base}.nobody").into(), headers, payload: bytes::Bytes::new() };
     match send(connection, batch, vec![asked, fails]).await.answer().await {
         Answer::Duplicates => Ok(true),
-        Answer::WrongLast => Ok(false),
+        Answer::WrongLast(_) => Ok(false),
         Answer::Stored(_) | Answer::Duplicate(_) => {
             Err(Answer::Refused(Error::internal("what was asked only was stored")))
         }
@@ -133,8 +135,10 @@ fn told(error: &PublishError) -> Answer {
         .map(|error| error.error_code().0);
     match (error.kind(), code) {
         (PublishErrorKind::StreamNotFound, _) | (_, Some(NO_STREAM)) => Answer::Gone,
-        (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _) => Answer::WrongLast,
-        (_, Some(code)) if WRONG_LAST.contains(&code) => Answer::WrongLast,
+        (PublishErrorKind::WrongLastSequence | PublishErrorKind::WrongLastMessageId, _) => {
+            Answer::WrongLast(error.to_string())
+        }
+        (_, Some(code)) if WRONG_LAST.contains(&code) => Answer::WrongLast(error.to_string()),
         (_, Some(DUPLICATE_IN_BATCH)) => Answer::Duplicates,
         (PublishErrorKind::MaxPayloadExceeded, _) => Answer::Refused(too_large(&error.to_string())),
         (_, Some(code)) if TOO_LARGE.contains(&code) => Answer::Refused(too_large(&error.to_string())),

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 
 use super::group::{Group, Known, Outgoing, Waiting, read_source};
 use super::message::{decode, encode, escape};
-use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher};
+use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher, UnderWay};
 use super::sending::{Answer, is_known, send};
 use super::streams::{From, unavailable};
 use super::topic::Queued;
@@ -26,6 +26,8 @@ struct Attempts {
     count: u32,
     /// One of them may have been stored.
     may_be_stored: bool,
+    /// Nobody has looked since.
+    is_open: bool,
 }
 
 /// What has come of looking again.
@@ -45,10 +47,35 @@ impl Publisher {
         let mut attempts = Attempts::default();
         let mut known = Known::new();
         loop {
+            tracing::debug!(
+                topic = %self.log.name,
+                engine = self.state.engine,
+                group = self.state.groups,
+                attempts = attempts.count,
+                last = self.state.own_last,
+                ?answer,
+                "a group was not simply stored"
+            );
+            if matches!(answer, Answer::Duplicate(_) | Answer::Duplicates)
+                && std::mem::take(&mut attempts.is_open)
+            {
+                // What NATS knows by its id may be what was sent here before.
+                answer = Answer::WrongLast("it may be stored already".into());
+            }
             let wait = match answer {
                 Answer::Stored(sequence) => {
                     self.stored(group, sequence);
                     return true;
+                }
+                Answer::Refused(_) if group.waiting().nth(1).is_some() => {
+                    // Not for all of them.
+                    for waiting in group.into_waiting() {
+                        let group = self.group(vec![waiting], &known);
+                        let UnderWay { group, sent, .. } = self.launch(group, None).await;
+                        let answer = sent.answer().await;
+                        Box::pin(self.settle(group, answer, deadline)).await;
+                    }
+                    return false;
                 }
                 Answer::Refused(error) => {
                     self.refuse_all(group, &error);
@@ -63,7 +90,7 @@ impl Publisher {
                     Ok(()) => None,
                     Err(error) => Some(error.message.into_owned()),
                 },
-                Answer::WrongLast => match self.look_again(group).await {
+                Answer::WrongLast(_) => match self.look_again(group).await {
                     Look::Done => return false,
                     Look::Again(same) => {
                         group = same;
@@ -85,12 +112,13 @@ impl Publisher {
                 },
                 Answer::Busy(why) => Some(why),
                 Answer::Unknown(why) => {
-                    attempts.may_be_stored = true;
+                    (attempts.may_be_stored, attempts.is_open) = (true, true);
                     Some(why)
                 }
             };
             attempts.count += 1;
             if let Some(why) = wait {
+                tracing::debug!(topic = %self.log.name, engine = self.state.engine, why, "it is sent again later");
                 if Instant::now() >= deadline || self.log.is_deleted() {
                     self.give_up(group, &why, attempts.may_be_stored);
                     return false;
@@ -198,6 +226,13 @@ impl Publisher {
     async fn look_again(&mut self, group: Group) -> Look {
         self.state.careful = CAREFUL;
         self.state.run.broken();
+        // Its leader may be asked for long in vain where a server can tell that it is stored.
+        if let Ok(Some(last)) = self.last_of_group(&group, 0).await
+            && let Some(first) = group.first_by_own(last)
+        {
+            self.answer(group, |_| first);
+            return Look::Done;
+        }
         let naming = self.naming.clone();
         let own = match self.logs.streams.last_on(self.log.number, &naming.all_of(None)).await {
             Ok(found) => found.map_or(0, |(offset, _)| offset + 1),
@@ -239,7 +274,7 @@ impl Publisher {
     }
 
     /// Where the last message of a group lies that this engine publishes by itself, if what it has stored since it was last
-    /// told of it begins with the group's; the newest of it lies at `newest`.
+    /// told of it begins with the group's; the newest of it lies at `newest` or behind that.
     async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
         let (count, subjects) = (group.own(), self.naming.all_of(None));
         if count == 0 {
@@ -304,7 +339,9 @@ impl Publisher {
         if let Some((_, mut from, _)) = read_source(&headers, publisher, last, self.log.durability) {
             while from <= last {
                 let found = self.logs.streams.read(number, From::On(&subjects, from), 1000, 8 << 20).await?;
-                let Some(end) = found.last().map(|kept| kept.offset) else { break };
+                // A server may be asked that has not come as far as the leader.
+                let end = found.last().map(|kept| kept.offset);
+                let end = end.ok_or_else(|| unavailable("what was stored last cannot be read yet"))?;
                 for kept in &found {
                     let read = read_source(&kept.headers, publisher, kept.offset, self.log.durability);
                     batches.extend(read.map(|(source, _, receipts)| (source, receipts)));
