@@ -12,7 +12,7 @@ use crossdock_topics::{Error, ErrorCode, Result, Shutdown};
 use parking_lot::Mutex;
 use secrecy::ExposeSecret;
 use tokio::sync::watch;
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout};
 
 use super::choice::Choice;
 use super::options::{JetStreamOptions, NatsLogin};
@@ -29,8 +29,10 @@ const ELSEWHERE: Duration = Duration::from_secs(5);
 const CONNECTING: Duration = Duration::from_secs(3);
 /// How long NATS may need until it can find or make a stream.
 const STARTING: Duration = Duration::from_secs(30);
-/// How long it may take to find a stream. A cluster that has just started answers nobody, also not later.
-const FINDING: Duration = Duration::from_secs(2);
+/// How long it may take to find a stream, and to make one, before it is tried again: a cluster that has no leader yet never
+/// answers what it was asked before.
+const FINDING: Duration = Duration::from_secs(1);
+const MAKING: Duration = Duration::from_secs(3);
 /// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
@@ -116,7 +118,7 @@ impl Connection {
             }
         })?;
         // The event comes a moment after the connection.
-        let _ = tokio::time::timeout(CONNECTING, up.wait_for(|up| up.is)).await;
+        let _ = timeout(CONNECTING, up.wait_for(|up| up.is)).await;
         let info = client.server_info();
         let (major, minor, patch) = OLDEST;
         if !client.is_server_compatible(major, minor, patch) {
@@ -175,7 +177,7 @@ impl Connection {
             if silent && *up.borrow() == (Up { is: true, times }) {
                 self.leave("it does not answer").await;
                 // It takes a moment to notice.
-                let _ = tokio::time::timeout(DEAD, up.wait_for(|up| up.times != times)).await;
+                let _ = timeout(DEAD, up.wait_for(|up| up.times != times)).await;
             }
             tokio::time::sleep(ALIVE).await;
         }
@@ -207,18 +209,14 @@ impl Connection {
         let name = config.name.clone();
         let deadline = Instant::now() + STARTING;
         loop {
-            let found = tokio::time::timeout(FINDING, self.context.get_stream(&name)).await;
-            let error = match found
-                .map_err(|_| "nobody answers".to_owned())
-                .and_then(|found| found.map_err(|error| error.to_string()))
-            {
-                Ok(stream) => return Ok(stream),
-                Err(found) => match self.context.create_stream(config.clone()).await {
-                    Ok(_) => continue,
-                    // What went wrong first says more when NATS does not answer at all.
-                    Err(error) if error.to_string().contains("timed out") => found,
-                    Err(error) => error.to_string(),
+            let error = match timeout(FINDING, self.context.get_stream(&name)).await {
+                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Err(_)) => match timeout(MAKING, self.context.create_stream(config.clone())).await {
+                    Ok(Ok(_)) => continue,
+                    Ok(Err(error)) => error.to_string(),
+                    Err(_) => "nobody answers".to_owned(),
                 },
+                Err(_) => "nobody answers".to_owned(),
             };
             if Instant::now() >= deadline {
                 return Err(Error::new(
@@ -234,7 +232,7 @@ impl Connection {
 
     /// Closes it, with what waits to be sent sent.
     pub(super) async fn close(&self) {
-        let _ = tokio::time::timeout(CONNECTING, self.client.flush()).await;
+        let _ = timeout(CONNECTING, self.client.flush()).await;
         let _ = self.client.drain().await;
     }
 }

@@ -34,6 +34,9 @@ const GRACE: Duration = Duration::from_secs(60);
 /// How long all may take to be ready.
 const READY: Duration = Duration::from_secs(90);
 
+/// How long nobody needs to be told what is waited for.
+const QUIET: Duration = Duration::from_secs(3);
+
 /// What to start.
 #[derive(Clone, Debug)]
 pub(crate) struct Options {
@@ -114,7 +117,16 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
             credentials: Some(login_file.clone()),
             ..Opening::default()
         };
-        let broker = opening.open(&BrokerUrl::given(Some(&broker))?).await?;
+        let url = BrokerUrl::given(Some(&broker))?;
+        let opened = opening.open(&url);
+        tokio::pin!(opened);
+        let broker = tokio::select! {
+            opened = &mut opened => opened?,
+            () = tokio::time::sleep(QUIET) => {
+                say("waiting for NATS to elect its leaders: up to ten seconds after a stop");
+                opened.await?
+            }
+        };
         let first = context(&at(&places, 0));
         let owned = own(&directory, &*broker, first).await;
         broker.close().await;
