@@ -107,7 +107,7 @@ impl JetStream {
         let asked = Arc::new(broker.without_routes());
         let (connection, store, instance) = (&broker.connection, &broker.store, &broker.instance);
         let peers = Box::pin(Peers::open(connection, store, instance, asked, &broker.shutdown)).await?;
-        broker.routes = Some(Routes::new(&broker.hub, &broker.here, peers));
+        broker.routes = Some(Routes::new(&broker.hub, &broker.here, peers, &broker.shutdown));
         Ok(broker)
     }
 

@@ -161,35 +161,35 @@ impl Requests for Spread {
 #[async_trait]
 impl Store for Spread {
     async fn get(&self, key: &str) -> Result<Option<Entry>> {
-        self.other.get(key).await
+        self.owner.get(key).await
     }
 
     async fn put(&self, key: &str, value: Bytes, expect: Expect, lease: Option<LeaseId>) -> Result<Revision> {
-        self.other.put(key, value, expect, lease).await
+        self.owner.put(key, value, expect, lease).await
     }
 
     async fn delete(&self, key: &str, expect: Expect) -> Result<Revision> {
-        self.other.delete(key, expect).await
+        self.owner.delete(key, expect).await
     }
 
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision)> {
-        self.other.list(prefix).await
+        self.owner.list(prefix).await
     }
 
     async fn watch(&self, prefix: &str, after: Revision) -> Result<Watch> {
-        self.other.watch(prefix, after).await
+        self.owner.watch(prefix, after).await
     }
 
     async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
-        self.other.grant(ttl).await
+        self.owner.grant(ttl).await
     }
 
     async fn keep_alive(&self, lease: LeaseId) -> Result<()> {
-        self.other.keep_alive(lease).await
+        self.owner.keep_alive(lease).await
     }
 
     async fn revoke(&self, lease: LeaseId) -> Result<()> {
-        self.other.revoke(lease).await
+        self.owner.revoke(lease).await
     }
 }
 

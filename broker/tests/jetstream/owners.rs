@@ -2,13 +2,15 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use async_nats::jetstream::stream::Stream;
 use crossdock_broker::JetStream;
 use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{
-    Batch, Broker, ConsumerId, Delivery, Durability, ErrorCode, Expect, Fetch, Log, Message, Order,
-    PublishOptions, Settlement, Subscription, SubscriptionName, Subscriptions, Topic, TopicName,
+    Batch, Broker, ConsumerId, Delivery, Durability, ErrorCode, Expect, Fetch, Log, Message, Order, Outcome,
+    PublishOptions, Selection, Settlement, Subscription, SubscriptionName, Subscriptions, Topic, TopicName,
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
@@ -239,4 +241,180 @@ async fn another_server_goes_on_when_the_owner_is_gone() {
             other.close().await;
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_joins_gets_its_part_and_handing_over_under_load_loses_nothing() {
+    let nats = Nats::single().await;
+    let mut engines = vec![open(&nats.url()).await];
+    subscribed(&engines[0], Order::Key).await;
+    // More of them, so that there is something to share.
+    for number in 0..8 {
+        let mut subscription = Subscription::new(name(), vec!["orders".parse().unwrap()]);
+        subscription.name = format!("idle-{number}").parse().unwrap();
+        engines[0].put_subscription(subscription, Expect::Absent).await.unwrap();
+    }
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let mut consumers = vec![consuming(engines[0].clone(), tell.clone(), 0)];
+    let (publisher, stop) = (engines[0].clone(), Arc::new(AtomicBool::new(false)));
+    let publishing = tokio::spawn({
+        let stop = stop.clone();
+        async move {
+            let mut next = 0;
+            while !stop.load(Ordering::Relaxed) {
+                publish(&publisher, next..next + 10).await;
+                next += 10;
+            }
+            next
+        }
+    });
+    let store = store(&nats).await;
+    for (joined, parts) in [(1, vec![4, 5]), (2, vec![3, 3, 3])] {
+        let engine = open(&nats.url()).await;
+        consumers.push(consuming(engine.clone(), tell.clone(), joined));
+        engines.push(engine);
+        eventually("each to own its part", PATIENCE, || async {
+            let found = owned(&store).await;
+            let mut counts: Vec<usize> = found.into_values().collect();
+            counts.sort_unstable();
+            (counts == parts).then_some(())
+        })
+        .await;
+    }
+    // Those that are left take over what the one that leaves had.
+    let left = engines.remove(1);
+    left.close().await;
+    consumers[1].abort();
+    stop.store(true, Ordering::Relaxed);
+    let count = timeout(PATIENCE, publishing).await.unwrap().unwrap();
+    all_settled(&mut told, &mut BTreeMap::new(), count).await;
+    for consumer in consumers {
+        consumer.abort();
+    }
+    let all = timeout(PATIENCE, engines[1].subscriptions()).await.unwrap().unwrap();
+    assert_eq!(all.len(), 9);
+    for engine in engines {
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_busy_is_handed_over_between_two_messages_and_what_is_held_stays() {
+    let nats = Nats::single().await;
+    let one = open(&nats.url()).await;
+    subscribed(&one, Order::Key).await;
+    let mut holding = Subscription::new(name(), vec!["orders".parse().unwrap()]);
+    holding.name = "holding".parse().unwrap();
+    let held_by = holding.name.clone();
+    one.put_subscription(holding, Expect::Absent).await.unwrap();
+    publish(&one, 0..10).await;
+    let consumer = one.join(&held_by).await.unwrap();
+    let held = one.fetch(&held_by, Fetch::new(Some(consumer), 1, Duration::ZERO)).await.unwrap();
+    let (tell, mut told) = mpsc::unbounded_channel();
+    let two = open(&nats.url()).await;
+    let consumers = [consuming(one.clone(), tell.clone(), 0), consuming(two.clone(), tell.clone(), 1)];
+    let (store, mut next) = (store(&nats).await, 10);
+    eventually("the busy one to be the other engine's", PATIENCE, || {
+        let (one, store, range) = (one.clone(), &store, next..next + 50);
+        next += 50;
+        async move {
+            publish(&one, range).await;
+            (own(store, "owners/1").await? != own(store, "owners/2").await?).then_some(())
+        }
+    })
+    .await;
+    publish(&one, next..next + 50).await;
+    let (mut settled, mut given) = (BTreeMap::new(), Vec::new());
+    while settled.len() < next as usize + 50 {
+        match timeout(PATIENCE, told.recv()).await.expect("all to be settled").unwrap() {
+            (_, Told::Got(number, _)) => given.push(number),
+            (who, Told::Settled(number)) => drop(settled.insert(number, who)),
+        }
+    }
+    given.sort_unstable();
+    assert_eq!(given, (0..next + 50).collect::<Vec<_>>(), "each is given to somebody once");
+    let settled = one.settle(&held_by, Settlement::ack([held[0].id])).await.unwrap();
+    assert_eq!((settled.settled, settled.stale), (1, vec![]));
+    for consumer in consumers {
+        consumer.abort();
+    }
+    for broker in [one, two] {
+        broker.close().await;
+    }
+}
+
+/// The store as NATS has it.
+async fn store(nats: &Nats) -> Stream {
+    let client = async_nats::connect(nats.url()).await.unwrap();
+    async_nats::jetstream::new(client).get_stream("KV_crossdock-store").await.unwrap()
+}
+
+/// A key of the engine's own.
+async fn own(store: &Stream, key: &str) -> Option<Vec<u8>> {
+    let message =
+        store.get_last_raw_message_by_subject(&format!("$KV.crossdock-store.own.{key}")).await.ok()?;
+    (!message.payload.is_empty()).then(|| message.payload.to_vec())
+}
+
+/// How many subscriptions each engine owns that owns any.
+async fn owned(store: &Stream) -> HashMap<Vec<u8>, usize> {
+    let mut counts = HashMap::new();
+    for number in 1..20 {
+        if let Some(owner) = own(store, &format!("owners/{number}")).await {
+            *counts.entry(owner).or_default() += 1;
+        }
+    }
+    counts
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn retention_keeps_what_subscriptions_of_other_engines_need_and_drops_the_rest() {
+    let nats = Nats::single().await;
+    // The first one is it that drops messages.
+    let keeper = open(&nats.url()).await;
+    let mut kept = Topic::new(topic());
+    kept.durability = Durability::Os;
+    kept.retention.max_messages = Some(10);
+    keeper.put_topic(kept, Expect::Absent).await.unwrap();
+    let store = store(&nats).await;
+    eventually("the first one to be the keeper", PATIENCE, || async {
+        own(&store, "keeper").await.map(drop)
+    })
+    .await;
+    let other = open(&nats.url()).await;
+    let mut subscription = Subscription::new(name(), vec!["orders".parse().unwrap()]);
+    subscription.max_failures = 1;
+    other.put_subscription(subscription, Expect::Absent).await.unwrap();
+    publish(&other, 0..100).await;
+    let deliveries = fetch(&keeper, None, 50).await;
+    assert_eq!(deliveries.len(), 50);
+    let head = |offset: u64| {
+        let keeper = &keeper;
+        async move {
+            eventually("the topic to begin there", PATIENCE, || async {
+                (keeper.topic(&topic()).await.unwrap().head == offset).then_some(())
+            })
+            .await;
+        }
+    };
+    let outcomes = deliveries.iter().map(|delivery| match delivery.offset {
+        40 => (delivery.id, Outcome::Reject { reason: "no".into() }),
+        _ => (delivery.id, Outcome::Ack),
+    });
+    let settlement = Settlement { outcomes: outcomes.collect(), ..Settlement::default() };
+    assert_eq!(keeper.settle(&name(), settlement).await.unwrap().settled, 50);
+    // A dead letter is needed too.
+    head(40).await;
+    assert_eq!(keeper.discard(&name(), Selection::All, false).await.unwrap(), 1);
+    head(50).await;
+    // What nobody owns is not forgotten.
+    other.close().await;
+    publish(&keeper, 100..110).await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert_eq!(keeper.topic(&topic()).await.unwrap().head, 50);
+    let rest = fetch(&keeper, None, 100).await;
+    assert_eq!(rest.iter().map(|d| d.offset).collect::<Vec<_>>(), (50..110).collect::<Vec<_>>());
+    keeper.settle(&name(), Settlement::ack(rest.iter().map(|d| d.id))).await.unwrap();
+    head(100).await;
+    keeper.close().await;
 }

@@ -159,6 +159,11 @@ impl Replay {
     pub(super) fn kept(self) -> Kept {
         self.kept
     }
+
+    /// What they come to so far.
+    pub(super) fn so_far(&self) -> &Kept {
+        &self.kept
+    }
 }
 
 fn take<'a>(rest: &mut &'a [u8], length: usize) -> Result<&'a [u8]> {
@@ -183,6 +188,11 @@ impl Changes {
 
     pub(super) fn is_empty(&self) -> bool {
         self.body.is_empty()
+    }
+
+    /// Others behind these.
+    pub(super) fn add(&mut self, more: &Self) {
+        self.body.extend_from_slice(&more.body);
     }
 
     /// The changes, as [`Kept::apply`] takes them.

@@ -100,7 +100,7 @@ impl Subscriptions for Here {
     ) -> Result<Settled> {
         self.0.check_open()?;
         let owned = self.0.owned(name).await?;
-        owned.check_open()?;
+        owned.check_held()?;
         Ok(owned.state.extend(deliveries, lease, owned.now()))
     }
 

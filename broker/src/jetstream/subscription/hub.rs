@@ -9,9 +9,11 @@ use crossdock_topics::{
     Clock, ConsumerId, Delivery, Error, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, StartAt,
     Subscription, SubscriptionName, SystemClock,
 };
+use futures::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use super::elsewhere::Elsewhere;
 use super::journal::Journals;
 use super::owned::{Common, Owned, Tenure, moved};
 use super::owners::Owners;
@@ -28,6 +30,8 @@ use crate::jetstream::store::{Key, KeyStore};
 const CATCH_UP: Duration = Duration::from_secs(2);
 /// How often all of it is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
+/// So many topics are asked at once how far they go.
+const AT_ONCE: usize = 32;
 /// So many are taken over at once.
 const TAKING: usize = 16;
 
@@ -41,6 +45,7 @@ pub(in crate::jetstream) struct Hub {
     pub(super) shutdown: Shutdown,
     owned: RwLock<HashMap<SubscriptionName, Arc<Owned>>>,
     pub(super) owners: Owners,
+    elsewhere: Elsewhere,
     /// Each is taken over, or changed, once at a time.
     taking: [tokio::sync::Mutex<()>; TAKING],
     consumers: AtomicU64,
@@ -75,12 +80,20 @@ impl Hub {
             shutdown: shutdown.clone(),
             owned: RwLock::default(),
             owners: Owners::new(store, instance),
+            elsewhere: Elsewhere::default(),
             taking: Default::default(),
             consumers: AtomicU64::new(consumers),
             closed: AtomicBool::new(false),
         });
         logs.set_readers(hub.clone());
         shutdown.tasks().spawn(hub.clone().watch());
+        let reading = hub.clone();
+        shutdown.tasks().spawn(async move {
+            tokio::select! {
+                () = reading.elsewhere.run(&reading.common.journals) => {}
+                () = reading.shutdown.started() => {}
+            }
+        });
         Ok(hub)
     }
 
@@ -141,7 +154,8 @@ impl Hub {
             }
             let known: Vec<_> = self.owned.read().iter().map(|(n, o)| (n.clone(), o.clone())).collect();
             for (name, owned) in known {
-                if self.defined(&name).is_err() {
+                // One that this release cannot read is not gone.
+                if self.store.peek(&key(&name)).is_none() {
                     self.gone(&name);
                 } else if self.owners.has_lost(owned.state.id, owned.tenure.lease) {
                     owned.end();
@@ -236,7 +250,7 @@ impl Hub {
             running.await;
             hub.owned.write().retain(|_, owned| !Arc::ptr_eq(owned, &ended));
             if ended.state.is_deleted()
-                && let Err(error) = hub.common.journals.remove(id).await
+                && let Err(error) = hub.clean_up(id, &name).await
             {
                 tracing::warn!(subscription = %name, %error, "its journal is left in NATS, and does no harm");
             }
@@ -245,6 +259,29 @@ impl Hub {
             owned.end();
         }
         Ok(owned)
+    }
+
+    /// Removes what is kept of a subscription that was deleted, unless its name is in use again with the same number.
+    async fn clean_up(&self, id: u32, name: &SubscriptionName) -> Result<()> {
+        self.store.come().await?;
+        if self.peek_number(name) == Some(id) {
+            if self.store.peek(&key(name)).is_some() {
+                return Ok(());
+            }
+            self.forget_number(id, name).await?;
+        }
+        self.common.journals.remove(id).await?;
+        self.owners.forget(id).await
+    }
+
+    /// The next life of this name has another number.
+    async fn forget_number(&self, id: u32, name: &SubscriptionName) -> Result<()> {
+        let own = number_key(name);
+        let entry = self.store.get(&own).await?;
+        match entry.filter(|entry| number(&entry.value) == Some(id)) {
+            Some(entry) => self.store.delete(&own, Expect::At(entry.revision)).await.map(drop),
+            None => Ok(()),
+        }
     }
 
     /// It was deleted.
@@ -257,8 +294,7 @@ impl Hub {
 
     /// The number of a subscription, as this engine knows it.
     fn peek_number(&self, name: &SubscriptionName) -> Option<u32> {
-        let entry = self.store.peek(&Key::Own(format!("{DEFINITIONS}{name}")))?;
-        std::str::from_utf8(&entry.value).ok()?.parse().ok()
+        number(&self.store.peek(&number_key(name))?.value)
     }
 
     /// The number of a subscription, which is never given to another one.
@@ -271,15 +307,14 @@ impl Hub {
         }
         let damaged =
             || Error::internal(format!("the number of subscription {name} in the store is damaged"));
-        let read = |value: &[u8]| std::str::from_utf8(value).ok()?.parse::<u32>().ok();
-        let (own, next) = (Key::Own(format!("{DEFINITIONS}{name}")), Key::Own("next/subscription".into()));
+        let (own, next) = (number_key(name), Key::Own("next/subscription".into()));
         loop {
             if let Some(entry) = self.store.get(&own).await? {
-                return read(&entry.value).ok_or_else(damaged);
+                return number(&entry.value).ok_or_else(damaged);
             }
             let before = self.store.get(&next).await?;
             let expect = before.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-            let last = before.map_or(Some(0), |entry| read(&entry.value)).ok_or_else(damaged)?;
+            let last = before.map_or(Some(0), |entry| number(&entry.value)).ok_or_else(damaged)?;
             let number = (last + 1).to_string();
             match self.store.put(&next, number.clone().into(), expect, None).await {
                 Ok(_) => {}
@@ -337,13 +372,14 @@ impl Hub {
     /// Deletes a subscription, with all that is kept of it.
     pub(super) async fn delete(self: &Arc<Self>, name: &SubscriptionName) -> Result<()> {
         let entry = self.store.get(&key(name)).await?.ok_or_else(|| not_found(name))?;
-        // So that its journal is found and removed.
+        // So that its journal is found and removed, when this engine has let go of it.
         let owned = self.current(name).await?;
+        // First: whoever makes it anew as soon as it is gone gets another number, and begins at the start.
+        self.forget_number(owned.state.id, name).await?;
         self.store.delete(&key(name), Expect::At(entry.revision)).await?;
         self.gone(name);
         owned.state.mark_deleted();
-        self.store.delete(&Key::Own(format!("{DEFINITIONS}{name}")), Expect::Any).await?;
-        self.owners.forget(owned.state.id).await
+        Ok(())
     }
 
     /// Takes messages. What has a receipt when this begins is found.
@@ -360,7 +396,9 @@ impl Hub {
         if !deliveries.is_empty() {
             return Ok(deliveries);
         }
-        owned.catch_up().await?;
+        // What its topics say in time is enough.
+        let caught_up = tokio::time::timeout_at(deadline.max(Instant::now() + CATCH_UP), owned.catch_up());
+        caught_up.await.unwrap_or(Ok(()))?;
         owned.fetch(Fetch { wait: deadline.saturating_duration_since(Instant::now()), ..fetch }).await
     }
 }
@@ -385,10 +423,13 @@ impl Readers for Hub {
             if !definition.topics.iter().any(|pattern| pattern.matches(feed.name.as_str())) {
                 continue;
             }
-            let known = self.known(&definition.name);
-            let Some((offset, why)) = known.and_then(|owned| owned.state.needs(feed)) else {
-                return Needs::Unknown;
+            let needs = match self.at_work(&definition.name) {
+                Some(owned) if owned.check_held().is_ok() => owned.state.needs(feed),
+                _ => self
+                    .peek_number(&definition.name)
+                    .and_then(|number| self.elsewhere.needs(number, feed.id)),
             };
+            let Some((offset, why)) = needs else { return Needs::Unknown };
             if !matches!(needed, Needs::From(least, _) if least <= offset) {
                 let words = format!("subscription {} {why} offset {offset}", definition.name);
                 needed = Needs::From(offset, words);
@@ -409,10 +450,9 @@ impl Owned {
     pub(super) async fn catch_up(&self) -> Result<()> {
         self.catch_topics().await?;
         let logs: Vec<_> = self.reads.lock().values().map(|read| read.log.clone()).collect();
-        for log in logs {
-            catch_up(&self.common.topics, &log).await?;
-        }
-        Ok(())
+        let catching = futures::stream::iter(logs)
+            .map(|log| async move { catch_up(&self.common.topics, &log).await.map(drop) });
+        catching.buffer_unordered(AT_ONCE).try_collect().await
     }
 
     /// Waits until its topics show what this engine has given receipts for.
@@ -426,28 +466,19 @@ impl Owned {
             reached(&feed, end).await;
         }
     }
-
-    /// Takes in which topics there are.
-    async fn catch_topics(&self) -> Result<()> {
-        let now = *self.common.topics.changes().borrow();
-        if self.topics_seen.load(Ordering::Acquire) == now {
-            return Ok(());
-        }
-        self.ask(|answer| Command::Topics { answer }).await?;
-        self.topics_seen.store(now, Ordering::Release);
-        Ok(())
-    }
 }
 
-/// Waits until a topic shows what has a receipt by now, for a while.
-pub(super) async fn catch_up(topics: &Topics, log: &TopicLog) -> Result<()> {
+/// Waits until a topic shows what has a receipt by now, for a while; gives where that ends.
+pub(super) async fn catch_up(topics: &Topics, log: &TopicLog) -> Result<u64> {
     match topics.place(log, StartAt::End).await {
-        Ok(end) => reached(&log.following.feed, end).await,
+        Ok(end) => {
+            reached(&log.following.feed, end).await;
+            Ok(end)
+        }
         // It has gone.
-        Err(error) if error.code == ErrorCode::NotFound => {}
-        Err(error) => return Err(error),
+        Err(error) if error.code == ErrorCode::NotFound => Ok(0),
+        Err(error) => Err(error),
     }
-    Ok(())
 }
 
 /// Waits until a topic shows all before an offset, for a while.
@@ -468,6 +499,14 @@ async fn reached(feed: &Feed, end: u64) {
 
 fn key(name: &SubscriptionName) -> Key {
     Key::Shared(format!("{DEFINITIONS}{name}"))
+}
+
+fn number_key(name: &SubscriptionName) -> Key {
+    Key::Own(format!("{DEFINITIONS}{name}"))
+}
+
+fn number(value: &[u8]) -> Option<u32> {
+    std::str::from_utf8(value).ok()?.parse().ok()
 }
 
 fn json(definition: &Subscription) -> Result<bytes::Bytes> {

@@ -76,6 +76,22 @@ impl Journals {
         purged.map(drop).map_err(|error| unavailable(&error))
     }
 
+    /// Goes on reading a journal that another engine writes.
+    ///
+    /// # Errors
+    /// `Unavailable`; `Internal` when it is damaged. It must be read from its beginning then.
+    pub(super) async fn follow(&self, subscription: u32, reading: &mut Reading) -> Result<()> {
+        let subject = self.subject(subscription);
+        let last = self.last(&subject).await?;
+        if last < reading.last {
+            // It was removed, or what was there was put back from a copy.
+            *reading = Reading::default();
+        }
+        self.read_on(&mut reading.replay, &subject, reading.last, last).await?;
+        reading.last = last;
+        Ok(())
+    }
+
     /// What is kept of a subscription, whoever writes its journal.
     ///
     /// # Errors
@@ -99,12 +115,18 @@ impl Journals {
     /// What the messages of a journal up to this one come to.
     async fn read(&self, subject: &str, last: u64) -> Result<Kept> {
         let mut replay = Replay::default();
-        if last == 0 {
-            return Ok(replay.kept());
+        self.read_on(&mut replay, subject, 0, last).await?;
+        Ok(replay.kept())
+    }
+
+    /// Takes in the messages of a journal behind one up to another one.
+    async fn read_on(&self, replay: &mut Replay, subject: &str, after: u64, last: u64) -> Result<()> {
+        if last <= after {
+            return Ok(());
         }
         let config = pull::OrderedConfig {
             filter_subject: subject.to_owned(),
-            deliver_policy: DeliverPolicy::All,
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ..Default::default()
         };
         let consumer = self.stream.create_consumer(config).await.map_err(|error| unavailable(&error))?;
@@ -116,10 +138,17 @@ impl Journals {
             let sequence = message.info().map_err(|error| unavailable(&error))?.stream_sequence;
             replay.read(&message.payload)?;
             if sequence >= last {
-                return Ok(replay.kept());
+                return Ok(());
             }
         }
     }
+}
+
+/// A journal as far as it has been read.
+#[derive(Default)]
+pub(super) struct Reading {
+    pub(super) replay: Replay,
+    last: u64,
 }
 
 /// One subscription's journal, as its owner has it.
@@ -276,9 +305,10 @@ fn answered(payload: &[u8]) -> Answer {
     match serde_json::from_slice::<Response<PublishAck>>(payload) {
         Ok(Response::Ok(ack)) => Answer::Stored(ack.sequence),
         Ok(Response::Err { error }) => match error.error_code() {
-            Code::STREAM_WRONG_LAST_SEQUENCE | Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Answer::Moved,
+            Code::STREAM_WRONG_LAST_SEQUENCE => Answer::Moved,
             // One that was sent before is still under way, or the leader has just changed.
-            Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Answer::Later(error.to_string()),
+            Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
+            | Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Answer::Later(error.to_string()),
             _ if error.code() >= 500 => Answer::Later(error.to_string()),
             _ => Answer::Refused(Error::internal(format!("NATS refused to store it: {error}"))),
         },

@@ -3,6 +3,9 @@
 //! Each is owned by one engine at a time ([`owners`]), which works as the embedded one does ([`owned`]). What is asked of
 //! another engine's goes to that one ([`routes`]).
 
+mod attach;
+mod balance;
+mod elsewhere;
 mod entry;
 mod here;
 mod hub;

@@ -27,7 +27,7 @@ impl Owned {
         settlement: Settlement,
         outputs: Vec<(TopicName, Batch)>,
     ) -> Result<Settled> {
-        self.check_open()?;
+        self.check_held()?;
         for (topic, batch) in &outputs {
             let (limit, largest) = (self.common.topics.limit(topic)?, batch.largest_payload());
             if batch.is_empty() {

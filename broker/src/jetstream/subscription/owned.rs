@@ -4,14 +4,14 @@
 //! journal comes to in memory. One task ([`super::pass`]) writes the journal and does everything that changes what is
 //! kept; deliveries are taken beside it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU64;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossdock_topics::{
     Clock, Delivery, Error, ErrorCode, Fetch, LeaseId, Outcome, Result, Settled, Settlement, StartAt,
-    Subscription, Timestamp, TopicName,
+    Subscription, Timestamp,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -19,16 +19,11 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::{Changes, Kept, Kind};
-use super::hub::catch_up;
 use super::journal::{Journal, Journals};
 use super::pass::{self, Command};
 use super::topics::{Read, Topics};
 use crate::delivery::block::Block;
-use crate::delivery::{
-    Blocks, Engine, Feed, Keep, Operation, READ_BYTES, Restoring, Sieve, SubscriptionState, facts, keys,
-    members,
-};
-use crate::group::{Facts, Group, Place, Rules};
+use crate::delivery::{Blocks, Engine, Feed, Operation, Sieve, SubscriptionState, keys};
 
 /// So many commands may wait for a pass; then whoever comes waits before it.
 const WAITING: usize = 4096;
@@ -67,6 +62,8 @@ pub(super) struct Owned {
     commands: mpsc::Sender<Command>,
     /// Something has changed that is to be persisted.
     pub(super) dirty: Notify,
+    /// Nothing is delivered, because it is about to be handed over.
+    pausing: AtomicBool,
     /// This engine owns it no longer.
     pub(super) over: CancellationToken,
     /// What can be said of topics is known as of this change.
@@ -74,7 +71,9 @@ pub(super) struct Owned {
     /// Its topics.
     pub(super) reads: Mutex<HashMap<u32, Read>>,
     /// What group tokens begin with: larger than in every life before.
-    token: u64,
+    pub(super) token: u64,
+    /// Topics that could not be read yet are looked for again after a while, to begin at this place.
+    pub(super) later: Mutex<Option<(Instant, StartAt)>>,
 }
 
 impl Owned {
@@ -102,104 +101,20 @@ impl Owned {
             kept: RwLock::new(kept),
             commands: sender,
             dirty: Notify::new(),
+            pausing: AtomicBool::new(false),
             over: CancellationToken::new(),
             topics_seen: AtomicU64::new(u64::MAX),
             reads: Mutex::default(),
             token: journal.number() << 24,
+            later: Mutex::new(None),
         });
         let mut pass = pass::Pass::new(owned.clone(), journal);
         // Its topics, before anybody takes anything.
-        pass.begin().await?;
+        if let Err(error) = pass.begin().await {
+            owned.detach();
+            return Err(error);
+        }
         Ok((owned, pass.run(commands)))
-    }
-
-    /// Gives it the topics that its definition names and it does not read yet, and takes away those that are gone. Those
-    /// that have no place yet get one at `start`.
-    pub(super) async fn attach(&self, start: StartAt, changes: &mut Changes) -> Result<()> {
-        let (definition, _) = self.state.definition();
-        let matches =
-            |name: &TopicName| definition.topics.iter().any(|pattern| pattern.matches(name.as_str()));
-        let mut topics = self.common.topics.all();
-        topics.retain(|(_, name)| matches(name));
-        let known = self.state.feeds(None);
-        for gone in known.iter().filter(|feed| !topics.iter().any(|(id, _)| *id == feed.id)) {
-            self.state.retain_logs(gone);
-            gone.detach(&self.state);
-            self.reads.lock().remove(&gone.id);
-            let prefix = keys::group(self.state.id, gone.id);
-            self.kept.read().scan(&prefix).for_each(|(key, _)| changes.delete(key));
-        }
-        for (_, name) in topics.iter().filter(|(id, _)| !known.iter().any(|feed| feed.id == *id)) {
-            match self.attach_one(&definition, name, start, changes).await {
-                // It has gone meanwhile.
-                Err(error) if error.code == ErrorCode::NotFound => {}
-                attached => attached?,
-            }
-        }
-        Ok(())
-    }
-
-    async fn attach_one(
-        &self,
-        definition: &Subscription,
-        name: &TopicName,
-        start: StartAt,
-        changes: &mut Changes,
-    ) -> Result<()> {
-        let read = self.common.topics.follow(name)?;
-        let feed = read.need.feed().clone();
-        let mut restoring = Restoring::default();
-        let prefix = keys::group(self.state.id, feed.id);
-        for (key, value) in self.kept.read().scan(&prefix) {
-            restoring.read(key, value)?;
-        }
-        if !restoring.is_placed() {
-            let offset = self.common.topics.place(&read.log, start).await?;
-            let group = Group::new(Rules::from(definition), Place::at(offset).into(), self.token);
-            members::write(self.state.id, feed.id, &group, &[], changes)?;
-            self.reads.lock().insert(feed.id, read);
-            self.state.attach(&feed, group);
-            return Ok(());
-        }
-        // What it stopped at is read from what the topic shows.
-        catch_up(&self.common.topics, &read.log).await?;
-        let near = self.load(&feed, restoring.wanted(definition)).await?;
-        let block = |offset| Ok(find(&near, offset));
-        let (group, mended) = restoring.group(definition, feed.head(), self.token, block)?;
-        self.reads.lock().insert(feed.id, read);
-        self.state.attach(&feed, group);
-        self.state.restore_mended(&feed, mended);
-        Ok(())
-    }
-
-    /// The blocks that hold these messages, which come in order.
-    async fn load(
-        &self,
-        feed: &Arc<Feed>,
-        offsets: impl IntoIterator<Item = u64> + Send,
-    ) -> Result<Vec<Arc<Block>>> {
-        let mut blocks: Vec<Arc<Block>> = Vec::new();
-        let offsets: Vec<u64> = offsets.into_iter().collect();
-        for offset in offsets {
-            if blocks.last().is_none_or(|block| block.range().end <= offset) {
-                blocks.extend(self.common.topics.blocks(feed, offset, READ_BYTES).await?);
-            }
-        }
-        Ok(blocks)
-    }
-
-    /// What the log says of the messages that are not settled, by topic. Until the next pass is stored it takes no
-    /// others.
-    pub(super) async fn open_facts(
-        &self,
-        definition: &Subscription,
-    ) -> Result<HashMap<u32, BTreeMap<u64, Facts>>> {
-        let mut open = HashMap::new();
-        for (feed, offsets) in self.state.hold(self.now()) {
-            let near = self.load(&feed, offsets.iter().copied()).await?;
-            open.insert(feed.id, facts(definition, offsets, |offset| Ok(find(&near, offset)))?);
-        }
-        Ok(open)
     }
 
     /// Asks for a pass, and waits for what comes of it.
@@ -216,7 +131,7 @@ impl Owned {
     pub(super) async fn fetch(&self, fetch: Fetch) -> Result<Vec<Delivery>> {
         let deliveries = self.state.fetch(self, fetch).await?;
         if !deliveries.is_empty()
-            && let Err(error) = self.check_open()
+            && let Err(error) = self.check_held()
         {
             let outcomes = deliveries.into_iter().map(|delivery| (delivery.id, Outcome::Release)).collect();
             self.state.settle(&Settlement { outcomes, ..Settlement::default() }, false, self.now());
@@ -227,7 +142,7 @@ impl Owned {
 
     /// Settles, when all outputs have been stored.
     pub(super) async fn settle(&self, settlement: Settlement, whole: bool) -> Result<Settled> {
-        self.check_open()?;
+        self.check_held()?;
         self.ask(|answer| Command::Settle { settlement, whole, answer }).await
     }
 
@@ -244,17 +159,41 @@ impl Owned {
         moved(&self.state.name)
     }
 
+    /// Why nothing can be asked of it, if so: another engine owns it, or may by now.
+    pub(super) fn check_held(&self) -> Result<()> {
+        if self.over.is_cancelled() || !(self.tenure.holds)() { Err(self.why_over()) } else { Ok(()) }
+    }
+
+    /// Delivers nothing more; what is with consumers can be settled.
+    pub(super) fn pause(&self) {
+        self.pausing.store(true, Ordering::SeqCst);
+        self.state.wake_all();
+    }
+
+    /// Delivers again.
+    pub(super) fn go_on(&self) {
+        self.pausing.store(false, Ordering::SeqCst);
+        self.state.wake_all();
+    }
+
+    /// How many messages are with consumers.
+    pub(super) fn in_flight(&self) -> u64 {
+        self.state.info().topics.iter().map(|topic| topic.in_flight).sum()
+    }
+
+    /// Has all that has changed stored.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) async fn rest(&self) -> Result<()> {
+        self.ask(|answer| Command::Rest { answer }).await
+    }
+
     /// Lets go of it: from now on nothing is delivered or settled here.
     pub(super) fn end(&self) {
         self.over.cancel();
         self.state.wake_all();
     }
-}
-
-/// The block that holds a message, among blocks in order.
-fn find(blocks: &[Arc<Block>], offset: u64) -> Option<Arc<Block>> {
-    let at = blocks.partition_point(|block| block.range().end <= offset);
-    blocks.get(at).filter(|block| block.range().contains(&offset)).cloned()
 }
 
 /// It is not owned here (any more).
@@ -276,8 +215,12 @@ impl Engine for Owned {
         self.common.clock.now()
     }
 
+    /// For whoever fetches; what else is asked goes on while it is about to be handed over.
     fn check_open(&self) -> Result<()> {
-        if self.over.is_cancelled() || !(self.tenure.holds)() { Err(self.why_over()) } else { Ok(()) }
+        if self.pausing.load(Ordering::SeqCst) {
+            return Err(self.why_over());
+        }
+        self.check_held()
     }
 
     fn kept(&self, _: &SubscriptionState, key: &[u8]) -> Result<Option<Vec<u8>>> {
@@ -290,7 +233,7 @@ impl Engine for Owned {
     }
 
     async fn operate(&self, _: &Arc<SubscriptionState>, operation: Operation) -> Result<usize> {
-        self.check_open()?;
+        self.check_held()?;
         self.ask(|answer| Command::Operate { operation, answer }).await
     }
 }

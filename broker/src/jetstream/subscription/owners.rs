@@ -1,12 +1,14 @@
 //! Which engine owns a subscription: a key of the store that vanishes with that engine's lease.
 
+use std::collections::BTreeMap;
+
 use bytes::Bytes;
 use crossdock_topics::{Error, ErrorCode, Expect, LeaseId, Result, SubscriptionName};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
 use super::owned::moved;
-use crate::jetstream::instance::{Held, Instance};
+use crate::jetstream::instance::{Held, INSTANCES, Instance};
 use crate::jetstream::store::{Key, KeyStore};
 
 /// The engine's own keys that say which engine owns which subscription: `owners/NUMBER`.
@@ -75,6 +77,40 @@ impl Owners {
             Err(error) if error.code == ErrorCode::NotFound => Err(moved(name)),
             Err(error) => Err(error),
         }
+    }
+
+    /// Hands a subscription of this engine over to another one, as whose it vanishes with that one's lease.
+    ///
+    /// # Errors
+    /// `Unavailable`, also when the other one is gone; `Conflict` when it is not this engine's any more.
+    pub(super) async fn give(&self, id: u32, other: &str) -> Result<()> {
+        let lease = self.store.lease_of(&Key::Own(format!("{INSTANCES}{other}")));
+        let entry = self.store.peek(&key(id)).filter(|entry| entry.value == self.me.as_bytes());
+        let (Some(lease), Some(entry)) = (lease, entry) else {
+            return Err(Error::new(ErrorCode::Unavailable, "there is nobody to hand it over to"));
+        };
+        let other = Bytes::copy_from_slice(other.as_bytes());
+        self.store.put(&key(id), other, Expect::At(entry.revision), Some(lease)).await.map(drop)
+    }
+
+    /// How many each engine owns, of those that are there.
+    pub(super) fn counts(&self) -> BTreeMap<String, usize> {
+        let (instances, _) = self.store.list_own(INSTANCES);
+        let (owners, _) = self.store.list_own(OWNERS);
+        let instances = instances.iter().filter_map(|entry| entry.key.strip_prefix(INSTANCES));
+        let mut counts: BTreeMap<String, usize> = instances.map(|name| (name.to_owned(), 0)).collect();
+        for entry in &owners {
+            let owner = std::str::from_utf8(&entry.value).ok();
+            if let Some(count) = owner.and_then(|owner| counts.get_mut(owner)) {
+                *count += 1;
+            }
+        }
+        counts
+    }
+
+    /// This engine's name.
+    pub(super) fn me(&self) -> &str {
+        &self.me
     }
 
     /// Forgets the owner of a subscription that was deleted.

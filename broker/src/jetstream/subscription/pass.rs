@@ -36,6 +36,8 @@ pub(super) enum Command {
         revision: Revision,
         answer: oneshot::Sender<Result<()>>,
     },
+    /// Nothing but what has changed is to be stored.
+    Rest { answer: oneshot::Sender<Result<()>> },
     /// Topics were made, or have gone.
     Topics { answer: oneshot::Sender<Result<()>> },
 }
@@ -102,6 +104,9 @@ impl Pass {
                 break error;
             }
             answers.drain(..).for_each(|answer: Answer| answer.tell(None));
+            if let Err(error) = self.draw().await {
+                break error;
+            }
         };
         let failure = match failure.code {
             // What it comes to is the same: it is to be asked again, wherever it is then.
@@ -115,11 +120,9 @@ impl Pass {
         while let Some(command) = commands.recv().await {
             waiting.push(command);
         }
-        waiting.into_iter().for_each(|command| refuse(command, &failure));
-        for feed in owned.state.feeds(None) {
-            feed.detach(&owned.state);
-        }
-        owned.reads.lock().clear();
+        // Nothing of these has been begun.
+        waiting.into_iter().for_each(|command| refuse(command, &owned.why_over()));
+        owned.detach();
     }
 
     /// Stores what has changed, and lets what waited for that go on.
@@ -135,6 +138,12 @@ impl Pass {
         for one in &awaited {
             owned.state.synced(one, owned.now());
         }
+        Ok(())
+    }
+
+    /// Has a picture take the place of the journal, when that is worth it.
+    async fn draw(&mut self) -> Result<()> {
+        let owned = &self.owned;
         let picture = {
             let kept = owned.kept.read();
             self.journal.wants_picture(&kept).then(|| kept.clone())
@@ -151,7 +160,7 @@ impl Pass {
             Command::Settle { settlement, whole, answer } => {
                 // It may have waited here for long.
                 let settled = owned
-                    .check_open()
+                    .check_held()
                     .and_then(|()| owned.state.settle(&settlement, whole, owned.now()).ok_or_else(stale));
                 Answer::Settled(answer, settled)
             }
@@ -161,7 +170,8 @@ impl Pass {
             Command::Define { definition, sieve, revision, answer } => {
                 Answer::Done(answer, self.define(*definition, sieve, revision, changes).await)
             }
-            Command::Topics { answer } => Answer::Done(answer, owned.attach(StartAt::Start, changes).await),
+            Command::Rest { answer } => Answer::Done(answer, Ok(())),
+            Command::Topics { answer } => Answer::Done(answer, owned.attach(owned.start(), changes).await),
         }
     }
 
@@ -248,7 +258,7 @@ fn refuse(command: Command, failure: &Error) {
     match command {
         Command::Settle { answer, .. } => drop(answer.send(Err(failed()))),
         Command::Operate { answer, .. } => drop(answer.send(Err(failed()))),
-        Command::Define { answer, .. } | Command::Topics { answer } => {
+        Command::Define { answer, .. } | Command::Rest { answer } | Command::Topics { answer } => {
             drop(answer.send(Err(failed())));
         }
     }

@@ -5,16 +5,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_topics::{
-    ConsumerId, Delivery, Error, ErrorCode, Expect, Explanation, Fetch, Result, Revision, Subscription,
-    SubscriptionInfo, SubscriptionName, Subscriptions, TopicName,
+    ConsumerId, Delivery, Error, ErrorCode, Expect, Explanation, Fetch, Result, Revision, Shutdown,
+    Subscription, SubscriptionInfo, SubscriptionName, Subscriptions, TopicName,
 };
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
-use super::Here;
 use super::hub::Hub;
 use super::seats::{Place, Seats};
+use super::{Here, balance};
 use crate::delivery::LONGEST_WAIT;
 use crate::jetstream::JetStream;
 use crate::jetstream::peers::Peers;
@@ -67,7 +67,14 @@ impl JetStream {
 }
 
 impl Routes {
-    pub(in crate::jetstream) fn new(hub: &Arc<Hub>, here: &Arc<Here>, peers: Peers) -> Self {
+    /// Finds the ways, and sees to it that each engine owns its part, until shutdown.
+    pub(in crate::jetstream) fn new(
+        hub: &Arc<Hub>,
+        here: &Arc<Here>,
+        peers: Peers,
+        shutdown: &Shutdown,
+    ) -> Self {
+        shutdown.tasks().spawn(balance::run(hub.clone(), peers.clone(), shutdown.clone()));
         Self { hub: hub.clone(), here: here.clone(), peers, seats: Seats::default() }
     }
 
