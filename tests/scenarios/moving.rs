@@ -6,9 +6,9 @@ use std::path::Path;
 use std::process::{Output, Stdio};
 use std::time::Duration;
 
-use crossdock_broker::{Embedded, EmbeddedOptions};
+use crossdock_broker::{Embedded, EmbeddedOptions, JetStream, JetStreamOptions};
 use crossdock_tests::Nats;
-use crossdock_topics::{Expect, Message, Outcome, PublishOptions, SharedBroker};
+use crossdock_topics::{Expect, Message, Outcome, PublishOptions, SharedBroker, Topic};
 use furniture::{
     MANY, batch, close, fill, folder, nats, picture, publish_of_source, same, settle, take, topic,
 };
@@ -105,6 +105,9 @@ async fn given_a_full_broker_when_moved_to_nats_with_interruptions_and_back_shou
         let killed = kill_when(moving, || async { cluster.messages_in(0, "crossdock-t-1").await >= copied });
         assert!(killed.await, "it was to be killed with {copied} messages copied");
     }
+    let opened = JetStream::open(JetStreamOptions::new(&cluster.url()).expect("a URL")).await;
+    let said = opened.map(drop).expect_err("it is not whole");
+    assert!(said.message.contains("is being moved from rocksdb:"), "{said}");
     let report = moved(&rocksdb(&old), &url).await;
     assert!(report["messages"].as_u64().is_some_and(|messages| messages > MANY as u64), "{report}");
     assert!(report["messages_before"].as_u64().is_some_and(|before| before + 1 >= MANY as u64), "{report}");
@@ -126,12 +129,18 @@ async fn given_a_full_broker_when_moved_to_nats_with_interruptions_and_back_shou
     // A consumer goes on at each of them where it stood.
     let mut went_on = Vec::new();
     for broker in [folder(&old), folder(&new), nats(&cluster.url()).await] {
-        let seen = [next(&broker, "all", 200).await, next(&broker, "by-key", 40).await].concat();
+        let mut seen = [next(&broker, "all", 200).await, next(&broker, "by-key", 40).await].concat();
         let again = publish_of_source(&broker, 1).await;
         let duplicate = Message::json("{}").with_id(format!("id {}", MANY - 1));
         let published =
             broker.publish(&topic("orders.new"), batch([duplicate]), PublishOptions::default()).await;
-        went_on.push((seen, again.first, published.expect("stored").duplicates));
+        // Numbers of topics are not given twice.
+        broker.put_topic(Topic::new(topic("orders.fresh")), Expect::Absent).await.expect("a topic");
+        let fresh = batch([Message::new("fresh")]);
+        let fresh = broker.publish(&topic("orders.fresh"), fresh, PublishOptions::default()).await;
+        seen.extend(next(&broker, "all", 1).await);
+        let told = (again.first, published.expect("stored").duplicates, fresh.expect("stored").first);
+        went_on.push((seen, told));
         close(broker).await;
     }
     assert_eq!(went_on[0], went_on[1], "at the source, and there and back again");
@@ -148,7 +157,7 @@ async fn given_what_stands_in_the_way_when_moved_should_refuse_and_change_nothin
     assert!(!old.exists());
 
     let broker = folder(&old);
-    let mut made = crossdock_topics::Topic::new(topic("large"));
+    let mut made = Topic::new(topic("large"));
     made.max_message_bytes = 4 << 20;
     broker.put_topic(made, Expect::Absent).await.expect("a topic");
     let large = batch([Message::new(vec![0; 2 << 20]), Message::new("x"), Message::new(vec![0; 3 << 20])]);

@@ -76,8 +76,7 @@ pub struct Report {
 /// Who is told how far it is.
 pub type Tell<'a> = &'a mut (dyn FnMut(Progress<'_>) + Send);
 
-/// Copies all of `from` to `to`, and checks it. Started again after whatever ended it, it goes on; done already, it says
-/// so and changes nothing.
+/// Copies all of `from` to `to`, and checks it. Started again after whatever ended it, it goes on.
 ///
 /// # Errors
 /// `NotFound` when nothing is there; `Conflict` when a server works at one of them, or the target has something else;
@@ -148,7 +147,10 @@ impl Move<'_> {
             State::Begun(mark) => Some(mark),
             State::Taken(what) => {
                 return Err(Error::new(ErrorCode::Conflict, format!("something is at the target already: {what}"))
-                    .hint("name a place where nothing is, such as another folder, or another prefix or account of NATS"));
+                    .hint(
+                        "name a place where nothing is, such as another folder, or another account of NATS; if an earlier \
+                         `crossdock migrate` has come to its end there, all is there: start the servers",
+                    ));
             }
         };
         let standings = self.standings().await?;

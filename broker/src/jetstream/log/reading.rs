@@ -44,7 +44,9 @@ impl Logs {
             return Ok(low);
         }
         let first = self.streams.read(log.number, From::Time(time), 1, READ_BYTES).await?;
-        Ok(first.first().map_or(state.tail(), |kept| kept.offset))
+        let first = first.first().map_or(state.tail(), |kept| kept.offset);
+        // What was moved here was stored before.
+        Ok(first.max(log.moved.map_or(0, |moved| moved.end)))
     }
 
     pub(super) async fn read(
