@@ -162,11 +162,7 @@ impl Work {
         let mut expected = self.acknowledged.lock().await.clone();
         expected.sort_unstable();
         let shipped = eventually("all orders to be shipped", PATIENCE, || async {
-            let mut shipped: Vec<u64> = Vec::new();
-            for message in admin.read_topic("shipments").await {
-                let data: Value = serde_json::from_str(message.json()).ok()?;
-                shipped.push(data["number"].as_u64()?);
-            }
+            let shipped = shipped(admin).await?;
             let missing = expected.iter().filter(|number| !shipped.contains(number)).count();
             (missing == 0).then_some(shipped)
         })
@@ -194,6 +190,24 @@ impl Work {
             .await;
         }
         assert!(done > 0, "a deployment went through meanwhile");
+    }
+}
+
+/// The numbers that were shipped; `None` where that cannot be read at the moment.
+async fn shipped(admin: &Client) -> Option<Vec<u64>> {
+    let (mut shipped, mut from) = (Vec::new(), "start".to_owned());
+    loop {
+        let path = format!("/api/v1/topics/shipments/messages?from={from}&max=1000&wait=0s");
+        let answer = admin.send("GET", &path, &[], Vec::new()).await.ok()?;
+        let page: Value = (answer.status == 200).then(|| answer.json())?;
+        let messages = page["messages"].as_array()?;
+        if messages.is_empty() {
+            return Some(shipped);
+        }
+        for message in messages {
+            shipped.push(message["data"]["number"].as_u64()?);
+        }
+        from = page["next"].to_string();
     }
 }
 
