@@ -10,8 +10,8 @@ use bytes::Bytes;
 use crossdock_access::Credentials;
 use crossdock_broker::{Embedded, EmbeddedOptions, Remote, RemoteOptions};
 use crossdock_topics::{
-    Batch, ConsumerId, Expect, Fetch, Message, Outcome, PublishOptions, Published, Receipts, Settlement,
-    SharedBroker, Subscription, SubscriptionName, Topic, TopicName,
+    Batch, ConsumerId, Durability, Expect, Fetch, Message, Outcome, PublishOptions, Published, Receipts,
+    Settlement, SharedBroker, Subscription, SubscriptionName, Topic, TopicName,
 };
 use futures::FutureExt;
 use futures::future::Map;
@@ -26,16 +26,18 @@ use crate::side::Sender;
 /// So many deliveries are fetched at a time where a third of what may be in flight is less.
 const SMALL: usize = 256;
 
+/// How all engines are used, in words.
+pub(super) const CLIENT: &str = "one call for each message; consumers fetch a third of what may be in flight at a time \
+                                 (256 at least), and settle that in one call while they fetch the next.";
+
 /// The broker in both ways it is used.
 pub(super) fn systems() -> Vec<Box<dyn System>> {
     let about = |name, settings: &str| {
         let durability = "fsync before each acknowledgement; the outcome of each message too";
         About { name, durability, settings: settings.to_owned(), redelivers: true }
     };
-    let client = "one call for each message; consumers fetch a third of what may be in flight at a time (256 at least), \
-         and settle that in one call while they fetch the next.";
-    let over_tcp = format!("`crossdock quickstart` as it is. Client: its remote engine, {client}");
-    let in_process = format!("Everything by default. Client: {client}");
+    let over_tcp = format!("`crossdock quickstart` as it is. Client: its remote engine, {CLIENT}");
+    let in_process = format!("Everything by default. Client: {CLIENT}");
     vec![
         Box::new(OverTcp(about("Crossdock", &over_tcp))),
         Box::new(InProcess(about("Crossdock, in process", &in_process))),
@@ -72,7 +74,8 @@ impl System for OverTcp {
             };
             match attempt.await {
                 Ok((broker, options)) => {
-                    return Ok(Box::new(Running { broker, server: Some((process, options)) }));
+                    let running = Running::new(broker, vec![process], Durability::Fsync);
+                    return Ok(Box::new(Running { remote: Some(options), ..running }));
                 }
                 Err(cause) if Instant::now() > deadline => {
                     return Err(format!("{cause}; it said:\n{}", process.said()).into());
@@ -115,22 +118,30 @@ impl System for InProcess {
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
         let options = EmbeddedOptions::new(folder.join("broker"));
         let broker = tokio::task::spawn_blocking(move || Embedded::open(options)).await??;
-        Ok(Box::new(Running { broker, server: None }))
+        Ok(Box::new(Running::new(broker, Vec::new(), Durability::Fsync)))
     }
 }
 
 /// A broker that runs, here or elsewhere.
-struct Running {
+pub(super) struct Running {
     broker: SharedBroker,
-    /// With the way to connect to it.
-    server: Option<(Process, RemoteOptions)>,
+    /// What was started for it.
+    processes: Vec<Process>,
+    /// The way to connect to it, if that is not shared.
+    remote: Option<RemoteOptions>,
+    durability: Durability,
 }
 
 impl Running {
+    /// A broker in this process, whose topics ask for this, on processes started for it.
+    pub(super) fn new(broker: SharedBroker, processes: Vec<Process>, durability: Durability) -> Self {
+        Self { broker, processes, remote: None, durability }
+    }
+
     /// A connection for whoever publishes or consumes, as processes of their own would have.
     async fn client(&self) -> Result<SharedBroker, Failure> {
-        match &self.server {
-            Some((_, options)) => connect(options).await,
+        match &self.remote {
+            Some(options) => connect(options).await,
             None => Ok(self.broker.clone()),
         }
     }
@@ -138,12 +149,14 @@ impl Running {
 
 #[async_trait]
 impl Server for Running {
-    fn process(&self) -> Option<&Process> {
-        self.server.as_ref().map(|(process, _)| process)
+    fn processes(&self) -> &[Process] {
+        &self.processes
     }
 
     async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure> {
-        self.broker.put_topic(Topic::new(topic.parse()?), Expect::Any).await?;
+        let mut definition = Topic::new(topic.parse()?);
+        definition.durability = self.durability;
+        self.broker.put_topic(definition, Expect::Any).await?;
         for subscription in subscriptions {
             self.subscribe(topic, subscription).await?;
         }
@@ -176,10 +189,10 @@ impl Server for Running {
 
     async fn stop(self: Box<Self>) -> Result<(), Failure> {
         self.broker.close().await;
-        match self.server {
-            Some((process, _)) => process.stop().await,
-            None => Ok(()),
+        for process in self.processes {
+            process.stop().await?;
         }
+        Ok(())
     }
 }
 

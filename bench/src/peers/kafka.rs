@@ -112,8 +112,8 @@ struct Running {
 
 #[async_trait]
 impl Server for Running {
-    fn process(&self) -> Option<&Process> {
-        Some(&self.process)
+    fn processes(&self) -> &[Process] {
+        std::slice::from_ref(&self.process)
     }
 
     async fn create(&self, topic: &str, _: &[String]) -> Result<(), Failure> {

@@ -8,6 +8,10 @@ mod crossdock;
 mod kafka;
 #[cfg(feature = "peers")]
 mod nats;
+#[cfg(feature = "peers")]
+mod nats_servers;
+#[cfg(feature = "peers")]
+mod on_jetstream;
 mod process;
 #[cfg(feature = "peers")]
 mod rabbitmq;
@@ -48,8 +52,13 @@ pub(crate) struct About {
 /// A system that runs.
 #[async_trait]
 pub(crate) trait Server: Send + Sync {
-    /// Its process; none when it runs within this one.
-    fn process(&self) -> Option<&Process>;
+    /// Its processes; none when it runs within this one.
+    fn processes(&self) -> &[Process];
+
+    /// What its processes have used, if it has any.
+    fn usage(&self) -> Option<Usage> {
+        self.processes().iter().map(Process::usage).reduce(|one, other| one + other)
+    }
 
     /// Makes a topic with subscriptions, each of which gets every message.
     async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure>;
@@ -128,11 +137,20 @@ type Others = Vec<(&'static str, Option<Vec<Box<dyn System>>>)>;
 #[cfg(feature = "peers")]
 fn others(folder: &Path) -> Others {
     vec![
-        ("NATS", nats::systems(folder)),
+        ("NATS", beside(nats::systems(folder), on_jetstream::systems(folder))),
         ("Redis", redis::systems(folder)),
         ("RabbitMQ", rabbitmq::systems(folder)),
         ("Kafka", kafka::systems(folder)),
     ]
+}
+
+/// Each system followed by what is measured against it.
+#[cfg(feature = "peers")]
+fn beside(
+    systems: Option<Vec<Box<dyn System>>>,
+    others: Option<Vec<Box<dyn System>>>,
+) -> Option<Vec<Box<dyn System>>> {
+    Some(systems?.into_iter().zip(others?).flat_map(|(one, other)| [one, other]).collect())
 }
 
 #[cfg(not(feature = "peers"))]

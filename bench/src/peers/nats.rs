@@ -10,40 +10,37 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use futures::future::Map;
 use futures::{FutureExt, StreamExt};
-use tokio::process::Command;
 
-use super::process::free_port;
+use super::nats_servers::{self, Servers, Setting};
 use super::{About, Consumer, Handler, Process, Publisher, Server, System, Verdict};
 use crate::Failure;
 use crate::side::Sender;
 
-/// Without a sync for each message, and with.
+/// In all settings.
 pub(super) fn systems(folder: &Path) -> Option<Vec<Box<dyn System>>> {
-    let binary = super::find("nats-server", &folder.join("nats/bin/nats-server"))?;
-    Some(vec![
-        Box::new(Nats { about: about(false), binary: binary.clone(), always: false }),
-        Box::new(Nats { about: about(true), binary, always: true }),
-    ])
+    let binary = nats_servers::binary(folder)?;
+    let system = |setting| Nats { about: about(setting), binary: binary.clone(), setting };
+    Some(Setting::ALL.into_iter().map(|setting| Box::new(system(setting)) as Box<dyn System>).collect())
 }
 
 struct Nats {
     about: About,
     binary: PathBuf,
-    always: bool,
+    setting: Setting,
 }
 
-fn about(always: bool) -> About {
-    const SETTINGS: &str = "File storage, one replica, explicit acknowledgements, max_ack_pending 65536. \
-                            Client: async-nats, one publish a message, as many awaited as are in flight.";
-    if always {
-        let durability = "fsync before each acknowledgement";
-        let settings = format!("sync_interval: always. {SETTINGS}");
-        About { name: "JetStream, sync always", durability, settings, redelivers: true }
-    } else {
-        let durability =
-            "in the page cache when acknowledged, fsync every 2 minutes: a power loss takes what came since";
-        About { name: "JetStream", durability, settings: SETTINGS.to_owned(), redelivers: true }
-    }
+fn about(setting: Setting) -> About {
+    let name = match setting {
+        Setting::One => "JetStream",
+        Setting::Always => "JetStream, sync always",
+        Setting::Three => "JetStream, three servers",
+    };
+    let settings = format!(
+        "{}, explicit acknowledgements, max_ack_pending 65536. \
+         Client: async-nats, one publish a message, as many awaited as are in flight.",
+        setting.words()
+    );
+    About { name, durability: setting.durability(), settings, redelivers: true }
 }
 
 #[async_trait]
@@ -53,31 +50,32 @@ impl System for Nats {
     }
 
     async fn start(&self, folder: &Path) -> Result<Box<dyn Server>, Failure> {
-        let port = free_port()?;
-        let sync = if self.always { "sync_interval: always" } else { "" };
-        let store = folder.join("store").display().to_string();
-        let text = format!("listen: \"127.0.0.1:{port}\"\njetstream {{ store_dir: {store:?}\n {sync} }}\n");
-        let config = folder.join("nats.conf");
-        std::fs::write(&config, text)?;
-        let mut command = Command::new(&self.binary);
-        command.arg("-c").arg(config);
-        let mut process = Process::start(command, folder)?;
-        process.listens(port, Duration::from_secs(20)).await?;
-        let client = async_nats::connect(format!("127.0.0.1:{port}")).await?;
-        Ok(Box::new(Running { process, port, context: jetstream::new(client) }))
+        let Servers { processes, addresses } =
+            nats_servers::start(&self.binary, self.setting, folder).await?;
+        let context = jetstream::new(async_nats::connect(&addresses).await?);
+        // A cluster that was just started has nobody yet who could answer.
+        let deadline = Instant::now() + Duration::from_secs(30);
+        while let Err(error) = context.query_account().await {
+            if Instant::now() > deadline {
+                return Err(error.into());
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        Ok(Box::new(Running { processes, addresses, context, replicas: self.setting.replicas() }))
     }
 }
 
 struct Running {
-    process: Process,
-    port: u16,
+    processes: Vec<Process>,
+    addresses: Vec<String>,
     context: Context,
+    replicas: usize,
 }
 
 #[async_trait]
 impl Server for Running {
-    fn process(&self) -> Option<&Process> {
-        Some(&self.process)
+    fn processes(&self) -> &[Process] {
+        &self.processes
     }
 
     async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure> {
@@ -85,6 +83,7 @@ impl Server for Running {
             name: topic.to_owned(),
             subjects: vec![topic.to_owned()],
             storage: stream::StorageType::File,
+            num_replicas: self.replicas,
             ..Default::default()
         };
         self.context.create_stream(config).await?;
@@ -116,7 +115,7 @@ impl Server for Running {
         in_flight: usize,
     ) -> Result<Box<dyn Consumer>, Failure> {
         // A connection for each, as processes of their own would have.
-        let client = async_nats::connect(format!("127.0.0.1:{}", self.port)).await?;
+        let client = async_nats::connect(&self.addresses).await?;
         let context = jetstream::new(client);
         let consumer: consumer::PullConsumer = context.get_consumer_from_stream(subscription, topic).await?;
         let messages = consumer.stream().max_messages_per_batch(in_flight).messages().await?;
@@ -124,7 +123,10 @@ impl Server for Running {
     }
 
     async fn stop(self: Box<Self>) -> Result<(), Failure> {
-        self.process.stop().await
+        for process in self.processes {
+            process.stop().await?;
+        }
+        Ok(())
     }
 }
 

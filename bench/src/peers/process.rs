@@ -33,6 +33,15 @@ pub(crate) struct Usage {
     pub(crate) peak: f64,
 }
 
+impl std::ops::Add for Usage {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let Self { cpu, rss, peak } = other;
+        Self { cpu: self.cpu + cpu, rss: self.rss + rss, peak: self.peak + peak }
+    }
+}
+
 /// A port on loopback that nobody listens on now, for servers that do not choose one themselves.
 #[cfg_attr(not(feature = "peers"), allow(dead_code))]
 pub(crate) fn free_port() -> Result<u16, Failure> {

@@ -138,8 +138,8 @@ impl Running {
 
 #[async_trait]
 impl Server for Running {
-    fn process(&self) -> Option<&Process> {
-        Some(&self.process)
+    fn processes(&self) -> &[Process] {
+        std::slice::from_ref(&self.process)
     }
 
     async fn create(&self, topic: &str, subscriptions: &[String]) -> Result<(), Failure> {

@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::PLAIN_FILE;
 use super::results::{Line, find};
+use super::{PLAIN_FILE, WINDOWS};
 
 /// An aim, and what came of it.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -19,6 +19,12 @@ const FAST: &str = "JetStream";
 const SAFE: &str = "JetStream, sync always";
 const REDIS: &str = "Redis Streams, always";
 const QUORUM: &str = "RabbitMQ, quorum queue";
+/// JetStream by itself in each setting, and Crossdock on it.
+const ENGINES: [(&str, &str); 3] = [
+    (FAST, "Crossdock on JetStream"),
+    (SAFE, "Crossdock on JetStream, sync always"),
+    ("JetStream, three servers", "Crossdock on JetStream, three servers"),
+];
 /// Redis without the sync before each answer.
 const REDIS_FAST: &str = "Redis Streams, everysec";
 
@@ -74,6 +80,10 @@ pub(crate) fn judge(lines: &[Line]) -> Vec<Bar> {
         backlog(lines, ours),
         memory(lines, ours),
     ]);
+    for (bare, engine) in ENGINES {
+        bars.extend(["publish", "consume"].map(|work| beside_bare(lines, bare, engine, work)));
+        bars.push(added(lines, bare, engine));
+    }
     bars
 }
 
@@ -176,6 +186,33 @@ fn memory(lines: &[Line], ours: &str) -> Bar {
     )
 }
 
+/// What is left of JetStream's rate where Crossdock is on it, at every number in flight.
+fn beside_bare(lines: &[Line], bare: &str, engine: &str, work: &str) -> Bar {
+    let rate = |system: &str, in_flight| find(lines, system, work, 128, in_flight)?.rate;
+    let part = |in_flight| Some(rate(engine, in_flight)?.median / rate(bare, in_flight)?.median);
+    let parts: Vec<(usize, f64)> =
+        WINDOWS.iter().filter_map(|in_flight| Some((*in_flight, part(*in_flight)?))).collect();
+    let words = parts.iter().map(|(in_flight, part)| format!("{in_flight}: {:.0} %", part * 100.0));
+    let words: Vec<String> = words.collect();
+    bar(
+        format!("{engine}, {work}, 128 B: at least 85 % of {bare}'s rate at each number in flight"),
+        parts.iter().map(|(_, part)| *part).min_by(f64::total_cmp),
+        |least| least >= 0.85,
+        |_| words.join(", "),
+    )
+}
+
+/// What Crossdock adds to JetStream's time from end to end.
+fn added(lines: &[Line], bare: &str, engine: &str) -> Bar {
+    let p50 = |system: &str| find(lines, system, "latency", 128, 4000)?.p50;
+    bar(
+        format!("{engine}, end to end at 20,000 messages/s, 128 B: p50 less than 0.3 ms over {bare}'s"),
+        p50(engine).zip(p50(bare)).map(|(ours, theirs)| ours - theirs),
+        |ms| ms < 0.3,
+        |ms| format!("{ms:+.2} ms"),
+    )
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,5 +252,29 @@ mod tests {
         assert_eq!(met(&bars, "memory"), None);
         lines[0].rss = Some(399.0);
         assert_eq!(met(&judge(&lines), "memory"), Some(true));
+    }
+
+    #[test]
+    fn an_engine_on_jetstream_is_held_against_jetstream_by_itself() {
+        let (bare, engine) = ENGINES[0];
+        let mut lines = vec![
+            line(bare, "publish", 128, 1, 100.0),
+            line(engine, "publish", 128, 1, 80.0),
+            line(bare, "publish", 128, 64, 100.0),
+            line(engine, "publish", 128, 64, 90.0),
+            line(bare, "latency", 128, 4000, 20_000.0),
+            line(engine, "latency", 128, 4000, 20_000.0),
+        ];
+        (lines[4].p50, lines[5].p50) = (Some(0.5), Some(0.75));
+        let found = |bars: Vec<Bar>, part: &str| {
+            bars.into_iter().find(|bar| bar.aim.starts_with(&format!("{engine}, {part}"))).unwrap()
+        };
+        let publish = found(judge(&lines), "publish");
+        assert_eq!((publish.measured.as_str(), publish.met), ("1: 80 %, 64: 90 %", Some(false)));
+        assert_eq!(found(judge(&lines), "consume").met, None);
+        let latency = found(judge(&lines), "end to end");
+        assert_eq!((latency.measured.as_str(), latency.met), ("+0.25 ms", Some(true)));
+        lines[1].rate = lines[3].rate;
+        assert_eq!(found(judge(&lines), "publish").met, Some(true));
     }
 }

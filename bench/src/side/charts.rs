@@ -52,8 +52,8 @@ fn values(
     systems.filter_map(|system| Some((system.to_owned(), value(system)?))).collect()
 }
 
-const WIDTH: f64 = 760.0;
-const LEFT: f64 = 190.0;
+const WIDTH: f64 = 820.0;
+const LEFT: f64 = 250.0;
 const RIGHT: f64 = 90.0;
 const BAR: f64 = 16.0;
 const STEP: f64 = 21.0;

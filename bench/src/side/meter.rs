@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use crate::peers::{Server, Usage};
+use crate::peers::{Process, Server, Usage};
 use crate::samples::Latencies;
 
 use super::results::Sample;
@@ -19,11 +19,8 @@ pub(crate) struct Meter<'a> {
 
 impl<'a> Meter<'a> {
     pub(crate) fn start(server: &'a dyn Server) -> Self {
-        let before = server.process().map(|process| {
-            process.forget_peak();
-            process.usage()
-        });
-        Self { server, before: before.unwrap_or_default(), start: Instant::now() }
+        server.processes().iter().for_each(Process::forget_peak);
+        Self { server, before: server.usage().unwrap_or_default(), start: Instant::now() }
     }
 
     /// What it used for so many messages, done by now.
@@ -35,7 +32,7 @@ impl<'a> Meter<'a> {
     /// The same where what counts took another time.
     #[allow(clippy::cast_precision_loss)]
     pub(crate) fn stop_after(self, seconds: f64, messages: u64, latencies: Option<&Latencies>) -> Sample {
-        let after = self.server.process().map(crate::peers::Process::usage);
+        let after = self.server.usage();
         let quantile = |part| latencies.map(|latencies| latencies.quantile(part));
         Sample {
             rate: Some(messages as f64 / seconds),

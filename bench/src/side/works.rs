@@ -214,7 +214,7 @@ impl Run<'_> {
         let topic = self.topic.clone();
         self.server.create(&topic, &[]).await?;
         let _ = self.publish_for(&topic, SIZE, IN_FLIGHT, self.time / 2, u64::MAX).await?;
-        let idle = |server: &dyn Server| server.process().map(|process| process.usage().rss);
+        let idle = |server: &dyn Server| server.usage().map(|usage| usage.rss);
         tokio::time::sleep(Duration::from_secs(1)).await;
         let before = idle(self.server);
         let (_, sample) = self.publish_for(&topic, SIZE, IN_FLIGHT, self.time, u64::MAX).await?;
