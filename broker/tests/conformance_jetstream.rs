@@ -87,7 +87,6 @@ const fn not_yet(name: &'static str) -> Exception {
 }
 
 const EXCEPTIONS: &[Exception] = &[
-    not_yet("purge::a_name_is_used_again_under_load"),
     not_yet("compaction::a_topic_can_say_that_nobody_is_asked"),
     Exception {
         name: "compaction::much_of_it_under_load",

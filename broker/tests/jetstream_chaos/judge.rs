@@ -5,6 +5,7 @@ use std::sync::mpsc::{Receiver, Sender, channel};
 use std::time::{Duration, Instant};
 
 use crossdock_broker::JetStream;
+use crossdock_tests::eventually;
 use crossdock_topics::{Log, StartAt, Store};
 
 use super::engine::{Engine, Orders, Report};
@@ -120,9 +121,12 @@ impl Judge {
         let mut last: HashMap<String, u64> = HashMap::new();
         let (topic, mut next) = (TOPIC.parse().unwrap(), 0);
         // What a nats-server that was just started again does not have yet is not lost: the leader knows where the topic ends.
-        let tail = broker.topic(&topic).await.unwrap().tail;
+        let tail = eventually("the topic", PATIENCE, || async { broker.topic(&topic).await.ok() }).await.tail;
         while next < tail {
-            let page = broker.read(&topic, StartAt::Offset(next), 10_000, PATIENCE).await.unwrap();
+            let page = eventually("the topic", PATIENCE, || async {
+                broker.read(&topic, StartAt::Offset(next), 10_000, PATIENCE).await.ok()
+            })
+            .await;
             assert!(
                 !page.messages.is_empty(),
                 "the topic ends at {tail}, and nothing is to be read from {next} on"
@@ -140,7 +144,9 @@ impl Judge {
         for (what, offset) in &self.published {
             assert_eq!(found.get(what), Some(offset), "{what:?} was acknowledged; the topic ends at {tail}");
         }
-        let counter = broker.get("counter").await.unwrap().unwrap().value;
+        let counter =
+            eventually("the counter", PATIENCE, || async { broker.get("counter").await.ok() }).await;
+        let counter = counter.unwrap().value;
         let counter: u64 = std::str::from_utf8(&counter).unwrap().parse().unwrap();
         let reported = |value: &u64| self.counted.contains(value) || self.uncertain.contains(value);
         let unreported: Vec<u64> = (1..=counter).filter(|value| !reported(value)).collect();
