@@ -12,6 +12,8 @@ mod behind;
 mod leases;
 #[path = "jetstream/owners.rs"]
 mod owners;
+#[path = "jetstream/remaking.rs"]
+mod remaking;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
 #[path = "jetstream/topics.rs"]

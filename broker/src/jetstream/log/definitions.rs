@@ -1,39 +1,27 @@
 //! What topics there are: making, changing, deleting and describing them.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use crossdock_topics::{
     Change, Entry, Error, ErrorCode, Expect, Result, Revision, Subscription, Topic, TopicInfo, TopicName,
 };
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::super::store::Key;
+use super::places::{Place, place};
 use super::streams::{Info, unavailable};
-use super::topic::Moved;
 use super::{Logs, TopicLog};
 
-const TOPICS: &str = "topics/";
-/// The last number given to a topic.
-const NUMBERS: &str = "topic-numbers";
+pub(super) const TOPICS: &str = "topics/";
 /// How often to begin anew when others make the same topic at the same time.
-const ATTEMPTS: usize = 20;
+pub(super) const ATTEMPTS: usize = 20;
+/// How long to wait before looking again at what topics there are.
+const PAUSE: Duration = Duration::from_millis(50);
 
-/// Where a topic's messages lie: a key of the engine's own.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Place {
-    number: u32,
-    replicas: usize,
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    moved: Option<Moved>,
-}
-
-fn definition(name: &TopicName) -> Key {
+pub(super) fn definition(name: &TopicName) -> Key {
     Key::Shared(format!("{TOPICS}{name}"))
-}
-
-fn place(name: &TopicName) -> Key {
-    Key::Own(format!("{TOPICS}{name}"))
 }
 
 /// Why retention keeps more of a topic than its limits say, in words.
@@ -41,35 +29,15 @@ pub(super) fn held_by(name: &TopicName) -> Key {
     Key::Own(format!("held/{name}"))
 }
 
-fn read<T: serde::de::DeserializeOwned>(key: &Key, entry: &Entry) -> Result<T> {
+pub(super) fn read<T: serde::de::DeserializeOwned>(key: &Key, entry: &Entry) -> Result<T> {
     serde_json::from_slice(&entry.value)
         .map_err(|cause| Error::internal(format!("{key} in the store cannot be read: {cause}")))
 }
 
-fn written(value: &impl Serialize) -> Result<Bytes> {
+pub(super) fn written(value: &impl Serialize) -> Result<Bytes> {
     serde_json::to_vec(value)
         .map(Bytes::from)
         .map_err(|cause| Error::internal(format!("a definition cannot be written: {cause}")))
-}
-
-/// Where the messages of a topic lie, as the key and the value that say so.
-pub(in crate::jetstream) fn placed(
-    name: &TopicName,
-    number: u32,
-    replicas: usize,
-    moved: Option<Moved>,
-) -> Result<(Key, Bytes)> {
-    Ok((place(name), written(&Place { number, replicas, moved })?))
-}
-
-/// The number of a topic's stream, and what of it was moved there, by such a value.
-pub(in crate::jetstream) fn number_in(name: &TopicName, entry: &Entry) -> Result<u32> {
-    Ok(read::<Place>(&place(name), entry)?.number)
-}
-
-/// The last number given to a topic, as the key and the value that say so.
-pub(in crate::jetstream) fn counted(number: u32) -> Result<(Key, Bytes)> {
-    Ok((Key::Own(NUMBERS.into()), written(&number)?))
 }
 
 impl Logs {
@@ -96,7 +64,7 @@ impl Logs {
         let Some(entry) = entry else { return Ok(()) };
         let topic: Topic = read(&definition(name), entry)?;
         let Some(lies) = self.store.peek(&place(name)) else { return Ok(()) };
-        let Place { number, replicas, moved } = read(&place(name), &lies)?;
+        let Place { number, replicas, moved, .. } = read(&place(name), &lies)?;
         let mut topics = self.topics.write();
         if let Some(known) = topics.get(name).filter(|known| known.number == number) {
             known.redefine(topic, entry.revision);
@@ -113,7 +81,7 @@ impl Logs {
     }
 
     /// A topic is deleted, as of a revision.
-    fn take_out(&self, name: &TopicName, revision: Revision) {
+    pub(super) fn take_out(&self, name: &TopicName, revision: Revision) {
         let mut topics = self.topics.write();
         if topics.get(name).is_some_and(|log| log.definition().1 < revision)
             && let Some(log) = topics.remove(name)
@@ -163,14 +131,12 @@ impl Logs {
                         )
                         .hint("read it again, and decide again"));
                     }
-                    let Some(lies) = self.store.get(&place(&topic.name)).await? else {
-                        return Err(Error::internal(format!("nobody knows where topic {} lies", topic.name)));
-                    };
-                    let lies: Place = read(&place(&topic.name), &lies)?;
+                    let lies = self.place_of(&topic).await?;
                     if topic.durability > self.durability(lies.replicas) {
                         return Err(self.not_as_durable(topic.durability, self.durability(lies.replicas)));
                     }
                     if read::<Topic>(&definition(&topic.name), entry)? == topic {
+                        self.take_in(&topic.name, Some(entry))?;
                         return Ok(entry.revision);
                     }
                     (lies, Expect::At(entry.revision))
@@ -179,96 +145,15 @@ impl Logs {
             self.streams.put(lies.number, &topic).await?;
             match self.store.put(&definition(&topic.name), written(&topic)?, expected, None).await {
                 Ok(revision) => {
+                    if there.is_none() {
+                        self.keep_place(&topic, lies.number).await?;
+                    }
                     let value = written(&topic)?;
                     let entry = Entry { key: format!("{TOPICS}{}", topic.name), value, revision };
                     self.take_in(&topic.name, Some(&entry))?;
                     return Ok(revision);
                 }
                 // Somebody else was first: whatever is there now is looked at.
-                Err(error) if error.code == ErrorCode::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(unavailable("others change the same topic all the time"))
-    }
-
-    /// Where a topic that is made now will lie: in a stream that nothing has ever been stored in.
-    async fn make_place(&self, name: &TopicName) -> Result<Place> {
-        let key = place(name);
-        for _ in 0..ATTEMPTS {
-            let left = self.store.get(&key).await?;
-            let mut expect = Expect::Absent;
-            if let Some(entry) = &left {
-                let lies: Place = read(&key, entry)?;
-                // Somebody else makes it at this moment, or has not come to the end of making it.
-                if self.streams.info(lies.number).await?.is_none_or(|info| info.state.tail() == 0) {
-                    return Ok(lies);
-                }
-                if self.store.get(&definition(name)).await?.is_some() {
-                    return Ok(lies);
-                }
-                // Somebody has not come to the end of deleting it.
-                expect = Expect::At(entry.revision);
-            }
-            let (number, replicas) = (self.new_number().await?, self.streams.connection.replicas());
-            let lies = Place { number, replicas, moved: None };
-            match self.store.put(&key, written(&lies)?, expect, None).await {
-                Ok(_) => {
-                    if let Some(entry) = &left {
-                        let before: Place = read(&key, entry)?;
-                        self.streams.delete(before.number).await?;
-                    }
-                    return Ok(lies);
-                }
-                Err(error) if error.code == ErrorCode::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(unavailable("others make the same topic all the time"))
-    }
-
-    /// A number that no topic has or had.
-    async fn new_number(&self) -> Result<u32> {
-        let key = Key::Own(NUMBERS.into());
-        for _ in 0..ATTEMPTS * 10 {
-            let last = self.store.get(&key).await?;
-            let next = last.as_ref().map_or(Ok(0), |entry| read::<u32>(&key, entry))? + 1;
-            let expect = last.map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-            match self.store.put(&key, written(&next)?, expect, None).await {
-                Ok(_) => return Ok(next),
-                Err(error) if error.code == ErrorCode::Conflict => {}
-                Err(error) => return Err(error),
-            }
-        }
-        Err(unavailable("others make topics all the time"))
-    }
-
-    pub(super) async fn delete(&self, name: &TopicName) -> Result<()> {
-        for _ in 0..ATTEMPTS {
-            let Some(entry) = self.store.get(&definition(name)).await? else {
-                return Err(Error::not_found("topic", name));
-            };
-            if let Some(subscription) = self.subscriptions().into_iter().find(|subscription| {
-                subscription.topics.iter().any(|pattern| pattern.literal().as_ref() == Some(name))
-            }) {
-                return Err(Error::new(
-                    ErrorCode::Conflict,
-                    format!("subscription {} needs topic {name}", subscription.name),
-                )
-                .hint("delete the subscription first"));
-            }
-            let lies = self.store.get(&place(name)).await?;
-            match self.store.delete(&definition(name), Expect::At(entry.revision)).await {
-                Ok(revision) => {
-                    self.take_out(name, revision);
-                    if let Some(lies) = lies {
-                        let Place { number, .. } = read(&place(name), &lies)?;
-                        self.streams.delete(number).await?;
-                        // If it is not there any more, the topic has been made anew already.
-                        let _ = self.store.delete(&place(name), Expect::At(lies.revision)).await;
-                    }
-                    return Ok(());
-                }
                 Err(error) if error.code == ErrorCode::Conflict => {}
                 Err(error) => return Err(error),
             }
@@ -338,7 +223,8 @@ impl Logs {
 
 /// Keeps up with the topics that other engines make, change and delete.
 pub(super) async fn watch(logs: Arc<Logs>) {
-    loop {
+    while !logs.shutdown.has_started() {
+        let (_, placed) = logs.store.list_own(TOPICS);
         let (entries, revision) = logs.store.list_shared(TOPICS);
         let mut there = Vec::new();
         for entry in &entries {
@@ -349,25 +235,44 @@ pub(super) async fn watch(logs: Arc<Logs>) {
                 logs.take_out(&log.name, revision);
             }
         }
-        let Ok(mut watch) = logs.store.watch_shared(TOPICS, revision) else { return };
-        loop {
-            tokio::select! {
-                change = watch.next() => match change {
-                    Some(change) => drop(follow(&logs, &change)),
-                    None => break,
-                },
-                () = logs.shutdown.started() => return,
+        let (watch, places) =
+            (logs.store.watch_shared(TOPICS, revision), logs.store.watch_own(TOPICS, placed));
+        if let (Ok(mut watch), Ok(mut places)) = (watch, places) {
+            loop {
+                tokio::select! {
+                    change = watch.next() => match change {
+                        Some(change) => drop(follow(&logs, &change)),
+                        None => break,
+                    },
+                    // Where it lies may be said after what it is.
+                    change = places.next() => match change.as_ref().map(named) {
+                        Some(Some(name)) => {
+                            if let Some(entry) = logs.store.peek(&definition(&name)) {
+                                follow(&logs, &Change::Put(entry));
+                            }
+                        }
+                        Some(None) => {}
+                        None => break,
+                    },
+                    () = logs.shutdown.started() => return,
+                }
             }
         }
-        if logs.shutdown.has_started() {
-            return;
+        // What was listed and what is watched do not fit together, for the store is read anew at this moment.
+        tokio::select! {
+            () = tokio::time::sleep(PAUSE) => {}
+            () = logs.shutdown.started() => {}
         }
-        tokio::task::yield_now().await;
     }
 }
 
+/// The topic that a change is about.
+fn named(change: &Change) -> Option<TopicName> {
+    change.key().strip_prefix(TOPICS)?.parse().ok()
+}
+
 fn follow(logs: &Logs, change: &Change) -> Option<TopicName> {
-    let name: TopicName = change.key().strip_prefix(TOPICS)?.parse().ok()?;
+    let name = named(change)?;
     match change {
         Change::Put(entry) => {
             if let Err(error) = logs.take_in(&name, Some(entry)) {
