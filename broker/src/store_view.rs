@@ -39,6 +39,16 @@ impl StoreView {
         view.watchers.clear();
     }
 
+    /// Takes in an entry that is older than the newest change. Whoever watched must list again.
+    pub(crate) fn amend(&self, entry: Entry) {
+        let mut view = self.0.lock();
+        view.revision = view.revision.max(entry.revision);
+        view.known_after = view.revision;
+        view.entries.insert(entry.key.clone(), entry);
+        (view.history, view.history_bytes) = (VecDeque::new(), 0);
+        view.watchers.clear();
+    }
+
     /// Takes in changes that have become durable.
     pub(crate) fn apply(&self, changes: Vec<Change>) {
         let mut view = self.0.lock();

@@ -8,6 +8,8 @@ mod access;
 mod asking;
 #[path = "jetstream/behind.rs"]
 mod behind;
+#[path = "jetstream/large.rs"]
+mod large;
 #[path = "jetstream/leases.rs"]
 mod leases;
 #[path = "jetstream/owners.rs"]

@@ -88,7 +88,7 @@ impl Drop for Behind {
 }
 
 /// What the leader has.
-async fn stored(client: &Client, stream: &str, wanted: &Value) -> Option<RawMessage> {
+pub(super) async fn stored(client: &Client, stream: &str, wanted: &Value) -> Option<RawMessage> {
     #[derive(serde::Deserialize)]
     struct Answer {
         message: Option<RawMessage>,
@@ -98,10 +98,10 @@ async fn stored(client: &Client, stream: &str, wanted: &Value) -> Option<RawMess
 }
 
 /// A connection to NATS that sends what no client does: answers with a status.
-struct Answers(tokio::sync::mpsc::Sender<Vec<u8>>);
+pub(super) struct Answers(tokio::sync::mpsc::Sender<Vec<u8>>);
 
 impl Answers {
-    async fn open(address: &str) -> Self {
+    pub(super) async fn open(address: &str) -> Self {
         let (from, mut to) = TcpStream::connect(address).await.unwrap().into_split();
         let (sender, mut sent) = tokio::sync::mpsc::channel::<Vec<u8>>(64);
         sender.send(b"CONNECT {\"verbose\":false,\"headers\":true}\r\n".to_vec()).await.unwrap();
@@ -123,7 +123,7 @@ impl Answers {
         Self(sender)
     }
 
-    async fn message(&mut self, reply: &str, message: &RawMessage, before: u64) {
+    pub(super) async fn message(&mut self, reply: &str, message: &RawMessage, before: u64) {
         let decode = |text: &str| {
             base64::Engine::decode(&base64::engine::general_purpose::STANDARD, text).expect("base64")
         };
@@ -142,7 +142,7 @@ impl Answers {
         self.send(reply, &headers, &decode(&message.payload)).await;
     }
 
-    async fn status(&mut self, reply: &str, status: &str) {
+    pub(super) async fn status(&mut self, reply: &str, status: &str) {
         self.send(reply, &format!("NATS/1.0 {status}\r\n\r\n"), b"").await;
     }
 

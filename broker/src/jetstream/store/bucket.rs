@@ -120,6 +120,17 @@ impl Bucket {
         .map_err(|error: Error| error.hint("look at `nats stream report`, and at the logs of nats-server"))
     }
 
+    /// Whether there is a message behind a number, as the leader has it now.
+    pub(super) async fn goes_on_behind(&self, sequence: Revision) -> Result<bool> {
+        let got = self.stream.get_first_raw_message_by_subject(">", sequence + 1);
+        match tokio::time::timeout(TRY, got).await {
+            Ok(Ok(_)) => Ok(true),
+            Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(false),
+            Ok(Err(error)) => Err(Error::new(ErrorCode::Unavailable, error.to_string())),
+            Err(_) => Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer")),
+        }
+    }
+
     /// The number of a key's last message, as the leader has it now; 0 when there is none.
     pub(super) async fn last_of(&self, key: &Key) -> Result<Revision> {
         let subject = self.subjects.clone() + &key.encode();

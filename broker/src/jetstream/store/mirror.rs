@@ -26,6 +26,8 @@ pub(super) struct Mirror {
 struct Places {
     keys: HashMap<Key, Place>,
     leases: HashMap<LeaseId, Lease>,
+    /// Keys whose values could not be read yet.
+    unread: HashMap<Key, Revision>,
 }
 
 /// What lies at a key.
@@ -58,6 +60,11 @@ pub(super) enum What {
         value: Bytes,
         lease: Option<LeaseId>,
         object: Option<String>,
+    },
+    /// A value in an object that cannot be read yet.
+    Unread {
+        lease: Option<LeaseId>,
+        object: String,
     },
     /// A lease that lasts so long from now on.
     Lease(Duration),
@@ -108,13 +115,14 @@ impl Mirror {
                     drop(entries.insert(key.clone(), Entry { key, value, revision: sequence }));
                 }
                 What::Deleted => drop(entries.remove(&key)),
-                What::Lease(_) | What::Nothing => {}
+                What::Unread { .. } | What::Lease(_) | What::Nothing => {}
             }
         }
         *self.places.lock() = places;
         self.shared.restore(shared.into_values(), as_of);
         self.own.restore(own.into_values(), as_of);
-        self.come(as_of);
+        // Another bucket may have come less far than the one that was here.
+        self.seen.send_replace(as_of);
         self.leases_moved.notify_waiters();
     }
 
@@ -136,9 +144,39 @@ impl Mirror {
             }
             // The mark of what was not there changes nothing.
             What::Deleted if was_there => view.apply(vec![Change::Deleted { key, revision: sequence }]),
-            What::Deleted | What::Lease(_) | What::Nothing => {}
+            What::Unread { .. } | What::Deleted | What::Lease(_) | What::Nothing => {}
         }
         self.come(sequence);
+    }
+
+    /// Takes in a value that could not be read when its message came. Nothing, if the key has been written since.
+    pub(super) fn read_late(&self, key: &Key, sequence: Revision, value: Bytes) {
+        // Held until it is done, so that what is newer comes behind it.
+        let mut places = self.places.lock();
+        if places.unread.get(key) != Some(&sequence) {
+            return;
+        }
+        places.unread.remove(key);
+        let (view, key) = match key {
+            Key::Shared(key) => (&self.shared, key.clone()),
+            Key::Own(key) => (&self.own, key.clone()),
+            Key::Lease(_) => return,
+        };
+        view.amend(Entry { key, value, revision: sequence });
+    }
+
+    /// Whether the value of a key could not be read yet.
+    pub(super) fn is_unread(&self, key: &Key) -> bool {
+        self.places.lock().unread.contains_key(key)
+    }
+
+    /// A key of the store with this prefix whose value could not be read yet.
+    pub(super) fn unread_in(&self, prefix: &str) -> Option<String> {
+        let places = self.places.lock();
+        places.unread.keys().find_map(|key| match key {
+            Key::Shared(key) if key.starts_with(prefix) => Some(key.clone()),
+            _ => None,
+        })
     }
 
     /// Everything up to this number is in here.
@@ -255,9 +293,14 @@ impl Places {
         }
         let lies = match &record.what {
             What::Put { lease, object, .. } => Lies::Value { lease: *lease, object: object.clone() },
+            What::Unread { lease, object } => Lies::Value { lease: *lease, object: Some(object.clone()) },
             What::Lease(_) => Lies::Value { lease: None, object: None },
             What::Deleted => Lies::Mark(now),
             What::Nothing => return false,
+        };
+        match record.what {
+            What::Unread { .. } => self.unread.insert(record.key.clone(), sequence),
+            _ => self.unread.remove(&record.key),
         };
         let before = self.keys.insert(record.key.clone(), Place { sequence, lies });
         before.is_some_and(|place| matches!(place.lies, Lies::Value { .. }))
@@ -341,6 +384,33 @@ mod tests {
         mirror.forget_marks(Duration::from_secs(5), now + Duration::from_secs(6));
         assert_eq!(mirror.place(&shared("a")), None);
         assert!(mirror.place(&shared("b")).is_some());
+    }
+
+    #[test]
+    fn a_value_that_is_read_late_is_there_then_and_one_that_was_replaced_is_not() {
+        let (mirror, now) = (Mirror::new(), Instant::now());
+        mirror.apply(record(shared("a"), 1, put(None)), now);
+        let unread = || What::Unread { lease: None, object: "o".into() };
+        mirror.apply(record(shared("a"), 2, unread()), now);
+        mirror.apply(record(shared("b"), 3, unread()), now);
+        mirror.apply(record(shared("c"), 4, put(None)), now);
+        let mut watch = mirror.shared.watch("", 4).unwrap();
+        assert_eq!((mirror.is_unread(&shared("a")), mirror.seen()), (true, 4));
+        assert_eq!(mirror.unread_in("b"), Some("b".into()));
+        mirror.apply(record(shared("b"), 5, put(None)), now);
+        mirror.read_late(&shared("b"), 3, Bytes::from_static(b"old"));
+        assert_eq!(mirror.shared.get("b").unwrap().revision, 5);
+        assert!(watch.0.try_recv().is_ok());
+        mirror.read_late(&shared("a"), 2, Bytes::from_static(b"late"));
+        let found = mirror.shared.get("a").unwrap();
+        assert_eq!(
+            (&found.value[..], found.revision, mirror.is_unread(&shared("a"))),
+            (&b"late"[..], 2, false)
+        );
+        // Who watched has not been told, and lists again.
+        assert!(matches!(watch.0.try_recv(), Err(tokio::sync::mpsc::error::TryRecvError::Disconnected)));
+        assert!(mirror.shared.watch("", 4).is_err() && mirror.shared.watch("", 5).is_ok());
+        assert!(mirror.objects().contains("o"));
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod names;
 mod objects;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -32,6 +33,9 @@ use objects::Objects;
 
 /// Larger values become objects.
 const INLINE: usize = 512 * 1024;
+/// How long a read waits for a large value, and how often it looks.
+const READING: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_millis(20);
 
 /// The store of a cluster, as one engine has it.
 #[derive(Clone)]
@@ -94,7 +98,23 @@ impl KeyStore {
     /// A value, not older than this call.
     pub(super) async fn get(&self, key: &Key) -> Result<Option<Entry>> {
         self.fresh.come().await?;
+        self.have_read(|mirror| mirror.is_unread(key).then(|| key.to_string())).await?;
         Ok(self.peek(key))
+    }
+
+    /// Waits a while until there is no such key any more whose value could not be read yet.
+    async fn have_read(&self, unread: impl Fn(&Mirror) -> Option<String>) -> Result<()> {
+        let deadline = Instant::now() + READING;
+        while let Some(key) = unread(&self.mirror) {
+            if Instant::now() >= deadline {
+                let why = format!("the value of {key} cannot be read from NATS at the moment");
+                return Err(Error::new(ErrorCode::Unavailable, why).hint(
+                    "see `nats object info` and `nats stream report`; writing the key again mends it",
+                ));
+            }
+            tokio::time::sleep(LOOK).await;
+        }
+        Ok(())
     }
 
     /// Resolves when this engine knows of everything that was stored when this was called.
@@ -311,6 +331,7 @@ impl Store for JetStream {
     async fn list(&self, prefix: &str) -> Result<(Vec<Entry>, Revision)> {
         self.check_open()?;
         self.store.fresh.come().await?;
+        self.store.have_read(|mirror| mirror.unread_in(prefix)).await?;
         Ok(self.store.list_shared(prefix))
     }
 
@@ -321,7 +342,7 @@ impl Store for JetStream {
         Ok(watch)
     }
 
-    async fn grant(&self, ttl: std::time::Duration) -> Result<LeaseId> {
+    async fn grant(&self, ttl: Duration) -> Result<LeaseId> {
         self.check_open()?;
         self.store.grant(ttl).await
     }

@@ -60,7 +60,7 @@ impl Objects {
         }
     }
 
-    /// Reads one; `None` when it is gone.
+    /// Reads one; `None` when it is gone, as the leader of the objects says.
     ///
     /// # Errors
     /// `Unavailable`; also when it is not as it was written.
@@ -68,7 +68,8 @@ impl Objects {
         let reading = async {
             let mut object = match self.store.get(name).await {
                 Ok(object) => object,
-                Err(error) if error.kind() == GetErrorKind::NotFound => return Ok(None),
+                // Another server may have answered, that does not know of it yet.
+                Err(error) if error.kind() == GetErrorKind::NotFound => return self.is_gone(name).await,
                 Err(error) => return Err(unavailable(name, &error)),
             };
             let size = object.info().size;
@@ -82,14 +83,28 @@ impl Objects {
         timeout(PATIENCE, reading).await.unwrap_or_else(|_| Err(unavailable(name, &"it takes too long")))
     }
 
+    /// Nothing, if it is gone.
+    async fn is_gone(&self, name: &str) -> Result<Option<Bytes>> {
+        match self.stream.get_last_raw_message_by_subject(&self.note(name)).await {
+            Ok(_) => Err(unavailable(name, &"it is not there yet")),
+            Err(error) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(unavailable(name, &error)),
+        }
+    }
+
+    /// Where the note of an object lies.
+    fn note(&self, name: &str) -> String {
+        let name = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, name);
+        format!("$O.{}.M.{name}", self.bucket)
+    }
+
     /// Removes one that nobody refers to any more. What fails here is left for [`Objects::sweep`].
     pub(super) async fn remove(&self, name: &str) {
         // Deleting it through the object store would leave a note of it for ever.
         let removing = async {
             let info = self.store.info(name).await.ok()?;
             self.stream.purge().filter(format!("$O.{}.C.{}", self.bucket, info.nuid)).await.ok()?;
-            let meta = base64::Engine::encode(&base64::engine::general_purpose::URL_SAFE, name);
-            self.stream.purge().filter(format!("$O.{}.M.{meta}", self.bucket)).await.ok()
+            self.stream.purge().filter(self.note(name)).await.ok()
         };
         if !matches!(timeout(PATIENCE, removing).await, Ok(Some(_))) {
             tracing::debug!(name, "an object that nobody needs could not be removed yet");
