@@ -16,6 +16,8 @@ mod leases;
 mod owners;
 #[path = "jetstream/remaking.rs"]
 mod remaking;
+#[path = "jetstream/room.rs"]
+mod room;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
 #[path = "jetstream/topics.rs"]

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 use super::super::store::Key;
 use super::places::{Place, place};
-use super::streams::{Info, unavailable};
+use super::streams::{State, unavailable};
 use super::{Logs, TopicLog};
 
 pub(super) const TOPICS: &str = "topics/";
@@ -167,20 +167,25 @@ impl Logs {
         entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
     }
 
-    fn described(&self, log: &TopicLog, info: &Info) -> TopicInfo {
+    /// What is known of a topic, without its stream's leader what this engine has seen.
+    fn described(&self, log: &TopicLog, state: Option<&State>) -> TopicInfo {
         let (topic, revision) = log.definition();
-        let state = &info.state;
+        let feed = &log.following.feed;
+        let (head, tail) = match state {
+            Some(state) => (state.head(), state.tail()),
+            None => (feed.head(), feed.tail().max(log.known_tail())),
+        };
         let held_by = self.store.peek(&held_by(&log.name));
         TopicInfo {
             topic: (*topic).clone(),
             revision,
-            head: state.head(),
-            tail: state.tail(),
-            bytes: state.bytes,
-            last: log
-                .moved
-                .filter(|moved| moved.end == state.tail())
-                .map_or(state.last(), |moved| Some(moved.last)),
+            head,
+            tail,
+            bytes: state.map_or(0, |state| state.bytes),
+            last: match log.moved.filter(|moved| moved.end == tail) {
+                Some(moved) => Some(moved.last),
+                None => state.and_then(State::last),
+            },
             held_by: held_by.map(|entry| String::from_utf8_lossy(&entry.value).into_owned()),
         }
     }
@@ -188,7 +193,8 @@ impl Logs {
     pub(super) async fn describe(&self, name: &TopicName) -> Result<TopicInfo> {
         let log = self.topic(name)?;
         let info = self.streams.info(log.number).await?;
-        info.map(|info| self.described(&log, &info)).ok_or_else(|| Error::not_found("topic", name))
+        info.map(|info| self.described(&log, Some(&info.state)))
+            .ok_or_else(|| Error::not_found("topic", name))
     }
 
     pub(super) async fn describe_all(&self) -> Result<Vec<TopicInfo>> {
@@ -196,7 +202,13 @@ impl Logs {
         let streams = self.streams.all().await?;
         let mut topics: Vec<TopicInfo> = logs
             .iter()
-            .filter_map(|log| Some(self.described(log, streams.get(&self.streams.name(log.number))?)))
+            .filter_map(|log| {
+                let name = self.streams.name(log.number);
+                match streams.found.get(&name) {
+                    Some(info) => Some(self.described(log, Some(&info.state))),
+                    None => streams.leaderless.contains(&name).then(|| self.described(log, None)),
+                }
+            })
             .collect();
         topics.sort_by(|a, b| a.topic.name.cmp(&b.topic.name));
         Ok(topics)

@@ -46,46 +46,54 @@ pub(super) async fn run(logs: Arc<Logs>) {
 
 async fn look(logs: &Arc<Logs>, compactions: &mut HashMap<u32, Compaction>) -> Result<()> {
     let topics = logs.all_topics();
-    let keeps = is_keeper(logs).await?;
+    let keeps = is_keeper(logs).await;
     if !keeps {
         compactions.clear();
+    }
+    // While NATS has no room left, nobody can say any more that it is the one: every server drops what it may, for that is
+    // what makes room, and twice is as good as once.
+    if !keeps && !logs.store.is_full() {
         // Somebody else drops. Who reads on and on here must know of it.
         for log in topics.iter().filter(|log| log.following.is_needed()) {
-            if let Some(info) = logs.streams.info(log.number).await? {
-                logs.head_moved(log, info.state.head());
+            match logs.streams.info(log.number).await {
+                Ok(info) => info.into_iter().for_each(|info| logs.head_moved(log, info.state.head())),
+                Err(error) => tracing::debug!(topic = %log.name, %error, "a topic is looked at later"),
             }
         }
         return Ok(());
     }
     compactions.retain(|number, _| topics.iter().any(|log| log.number == *number));
-    let streams = logs.streams.all().await?;
+    let streams = logs.streams.all().await?.found;
     for log in topics {
         let Some(info) = streams.get(&logs.streams.name(log.number)) else { continue };
         logs.head_moved(&log, info.state.head());
         let (topic, _) = log.definition();
-        trim(logs, &log, &topic, &info.state).await?;
-        if topic.retention.compact {
-            let compaction = compactions.entry(log.number).or_default();
-            compaction.go_on(logs, &log, &info.state).await?;
+        let trimmed = trim(logs, &log, &topic, &info.state).await;
+        let compacted = if topic.retention.compact && keeps {
+            compactions.entry(log.number).or_default().go_on(logs, &log, &info.state).await
         } else {
             compactions.remove(&log.number);
+            Ok(())
+        };
+        // What one topic cannot have now does not keep the others from it.
+        if let Err(error) = trimmed.and(compacted) {
+            tracing::debug!(topic = %log.name, %error, "retention tries again");
         }
     }
     Ok(())
 }
 
 /// Whether this server is the one, or becomes it.
-async fn is_keeper(logs: &Logs) -> Result<bool> {
+async fn is_keeper(logs: &Logs) -> bool {
     let key = Key::Own("keeper".into());
     let held = *logs.held.borrow();
     if Instant::now() >= held.until {
-        return Ok(false);
+        return false;
     }
     let mine = Bytes::from(format!("{:016x} {}", logs.engine, held.lease.0));
     match logs.store.peek(&key) {
-        Some(entry) if entry.value == mine => Ok(true),
-        Some(_) => Ok(false),
-        None => Ok(logs.store.put(&key, mine, Expect::Absent, Some(held.lease)).await.is_ok()),
+        Some(entry) => entry.value == mine,
+        None => logs.store.put(&key, mine, Expect::Absent, Some(held.lease)).await.is_ok(),
     }
 }
 

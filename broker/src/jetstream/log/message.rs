@@ -15,7 +15,7 @@
 //! the stream is its payload and nothing more.
 
 use async_nats::HeaderMap;
-use async_nats::header::HeaderName;
+use async_nats::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use bytestring::ByteString;
 use crossdock_topics::{Message, Record, Timestamp};
@@ -40,6 +40,27 @@ const PACKED: HeaderName = HeaderName::from_static("Crossdock-Packed");
 
 /// More bytes of headers than this go into the payload: NATS and the publisher add some of their own.
 const MOST_HEADER_BYTES: usize = 40 * 1024;
+
+/// What the headers take that are added to those of a message: its id, what is expected, its place in a batch, its source.
+const ADDED_HEADER_BYTES: usize = 8 * 1024;
+
+/// How many bytes what has so many, so many of them payload, has in NATS at most. All else can become three times as long.
+pub(super) fn may_be_as_large(bytes: usize, payload: usize) -> usize {
+    (bytes - payload) * 3 + payload + ADDED_HEADER_BYTES
+}
+
+/// How many bytes a message has in NATS, if that may be more than `most`.
+pub(super) fn larger_than(most: usize, record: &Record) -> Option<usize> {
+    if may_be_as_large(record.size(), record.payload().len()) <= most {
+        return None;
+    }
+    let (headers, payload) = encode(record);
+    let length = |(name, values): (&HeaderName, &Vec<HeaderValue>)| -> usize {
+        values.iter().map(|value| name.to_string().len() + value.as_str().len() + 4).sum()
+    };
+    let size = headers.iter().map(length).sum::<usize>() + payload.len() + ADDED_HEADER_BYTES;
+    Some(size).filter(|size| *size > most)
+}
 
 /// What to send for a message.
 pub(super) fn encode(record: &Record) -> (HeaderMap, Bytes) {
@@ -199,6 +220,21 @@ mod tests {
             prop_assume!(message.check().is_ok());
             prop_assert_eq!(back(&message), message);
         }
+    }
+
+    #[test]
+    fn what_a_message_takes_is_counted_with_its_headers() {
+        let record = |message: &Message| Record::of(message).unwrap();
+        let mut message = Message::new(vec![0; 1 << 20]);
+        assert!(larger_than(1 << 20, &record(&message)).is_some());
+        assert_eq!(larger_than((1 << 20) + ADDED_HEADER_BYTES + 100, &record(&message)), None);
+        message.payload = Bytes::from(vec![0; 1_000_000]);
+        assert_eq!(larger_than(1 << 20, &record(&message)), None);
+        message.headers = vec![("n".into(), "\n".repeat(13_500).into())];
+        assert!(larger_than(1 << 20, &record(&message)).is_some());
+        // As they are they are shorter than they could be.
+        message.headers = vec![("n".into(), "n".repeat(20_000).into())];
+        assert_eq!(larger_than(1 << 20, &record(&message)), None);
     }
 
     #[test]

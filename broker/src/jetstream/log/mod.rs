@@ -29,8 +29,9 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use crossdock_topics::{
-    Batch, Clock, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Result,
+    Batch, Clock, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Record, Result,
     Revision, Shutdown, StartAt, SystemClock, Timestamp, Topic, TopicInfo, TopicName,
 };
 use parking_lot::RwLock;
@@ -230,13 +231,10 @@ impl Logs {
     fn admit(&self, log: &TopicLog, batch: &Batch) -> Result<()> {
         log.definition().0.admit(batch)?;
         let most = self.streams.connection.client.max_payload();
-        if batch.largest_payload() > most {
+        if let Some(size) = largest(batch, most) {
             return Err(Error::new(
                 ErrorCode::TooLarge,
-                format!(
-                    "a payload has {} bytes, NATS takes at most {most} with headers",
-                    batch.largest_payload()
-                ),
+                format!("a message takes {size} bytes with its headers, NATS takes at most {most}"),
             )
             .hint("make it smaller, or raise max_payload of nats-server (at most 64MB)"));
         }
@@ -276,6 +274,22 @@ pub(in crate::jetstream) fn durability(options: &JetStreamOptions, replicas: usi
         _ if options.sync_always => Durability::Fsync,
         _ => Durability::Os,
     }
+}
+
+/// How many bytes a message of a batch takes in NATS, if one takes more than that.
+fn largest(batch: &Batch, most: usize) -> Option<usize> {
+    // Most are far from it, and not looked at one by one.
+    if message::may_be_as_large(batch.as_bytes().len(), batch.largest_payload()) <= most {
+        return None;
+    }
+    batch.records().find_map(|packed| {
+        let packed = packed.as_bytes();
+        if message::may_be_as_large(packed.len(), 0) <= most {
+            return None;
+        }
+        let (record, _) = Record::slice(&Bytes::copy_from_slice(packed), 0)?;
+        message::larger_than(most, &record)
+    })
 }
 
 #[async_trait]

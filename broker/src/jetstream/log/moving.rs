@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::super::connection::Connection;
 use super::group::{DUPLICATES, Outgoing, SOURCE, read_source};
-use super::message::{self, TIME, decode, encode};
+use super::message::{self, TIME, decode, encode, larger_than};
 use super::naming::Naming;
 use super::sending::{Answer, send};
 use super::stored::{From, Kept};
@@ -31,8 +31,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Backoff = Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_secs(2) };
 /// After so many, the messages that stand for missing ones are removed.
 const MOST_HOLES: u64 = 100_000;
-/// What a header of ours and its value take beside what `encode` makes: time, id, expectation, batch, source.
-const OWN_HEADERS: usize = 4096;
 /// Who sends what is moved.
 const MOVED: &str = "moved";
 const HOLE: &str = "hole";
@@ -74,7 +72,8 @@ impl Moving {
 
     /// The streams of topics that there are.
     pub(in crate::jetstream) async fn count(&self) -> Result<usize> {
-        Ok(self.streams.all().await?.len())
+        let all = self.streams.all().await?;
+        Ok(all.found.len() + all.leaderless.len())
     }
 
     /// How far a topic's stream has come, if it is there.
@@ -103,19 +102,7 @@ impl Moving {
     /// Why NATS cannot take a message, if it cannot.
     pub(in crate::jetstream) fn refuses(&self, record: &Record) -> Option<String> {
         let most = self.streams.connection.client.max_payload();
-        // All but the payload can become three times as long.
-        if record.size() * 3 + OWN_HEADERS <= most {
-            return None;
-        }
-        let (headers, payload) = encode(record);
-        let headers: usize = headers
-            .iter()
-            .map(|(name, values)| {
-                name.to_string().len() + values.iter().map(|v| v.as_str().len() + 4).sum::<usize>()
-            })
-            .sum();
-        let size = headers + payload.len() + OWN_HEADERS;
-        (size > most).then(|| {
+        larger_than(most, record).map(|size| {
             format!("it takes {size} bytes with its headers, and NATS takes {most}: raise max_payload of nats-server (at most 64MB)")
         })
     }

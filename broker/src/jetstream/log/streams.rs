@@ -21,8 +21,8 @@ pub(super) const NO_STREAM: u64 = 10_059;
 /// How long one server may take to answer, and how long to wait before asking again.
 const ANSWER: Duration = Duration::from_secs(3);
 const AGAIN: Duration = Duration::from_millis(100);
-/// More than one page of a long list.
-const PAGE: usize = 256;
+/// The list of all streams is late when one of them does not answer: nats-server waits 4 s for it.
+const LIST: Duration = Duration::from_secs(6);
 
 /// What NATS says of a stream.
 #[derive(Clone, Debug, Deserialize)]
@@ -121,8 +121,21 @@ struct Purged {
 #[derive(Deserialize)]
 struct Listed {
     total: usize,
+    /// How many are looked at for one answer, which has fewer where some do not answer.
+    limit: usize,
     #[serde(default)]
     streams: Option<Vec<Info>>,
+    /// Those that did not answer.
+    #[serde(default)]
+    missing: Option<Vec<String>>,
+}
+
+/// The streams of all topics.
+pub(super) struct All {
+    /// What the leaders know of them, by their names.
+    pub(super) found: HashMap<String, Info>,
+    /// The names of those that have no leader at the moment.
+    pub(super) leaderless: Vec<String>,
 }
 
 impl Streams {
@@ -218,25 +231,31 @@ impl Streams {
         }
     }
 
-    /// What is known of the streams of all topics, by their names.
-    pub(super) async fn all(&self) -> Result<HashMap<String, Info>> {
+    /// What is known of the streams of all topics.
+    pub(super) async fn all(&self) -> Result<All> {
         #[derive(Serialize)]
         struct Wanted {
             offset: usize,
             subject: String,
         }
-        let mut found = HashMap::new();
+        let mut all = All { found: HashMap::new(), leaderless: Vec::new() };
         let mut offset = 0;
         loop {
             let wanted = Wanted { offset, subject: format!("{}.t.>", self.connection.prefix()) };
             let page: Listed =
-                self.ask("STREAM.LIST", &wanted).await?.map_err(|error| self.refused(&error))?;
-            let streams = page.streams.unwrap_or_default();
-            offset += streams.len().max(1);
-            let last = streams.len() < PAGE || offset >= page.total;
-            found.extend(streams.into_iter().map(|info| (info.config.name.clone(), info)));
-            if last {
-                return Ok(found);
+                self.ask_within(LIST, "STREAM.LIST", &wanted).await?.map_err(|error| self.refused(&error))?;
+            offset += page.limit.max(1);
+            all.leaderless.extend(page.missing.unwrap_or_default());
+            for info in page.streams.unwrap_or_default() {
+                let name = info.config.name.clone();
+                if info.is_the_leaders() {
+                    all.found.insert(name, info);
+                } else {
+                    all.leaderless.push(name);
+                }
+            }
+            if offset >= page.total {
+                return Ok(all);
             }
         }
     }
@@ -280,11 +299,20 @@ impl Streams {
         subject: &str,
         payload: &(impl Serialize + Sync),
     ) -> Result<std::result::Result<T, async_nats::jetstream::Error>> {
+        self.ask_within(ANSWER, subject, payload).await
+    }
+
+    async fn ask_within<T: DeserializeOwned>(
+        &self,
+        answer: Duration,
+        subject: &str,
+        payload: &(impl Serialize + Sync),
+    ) -> Result<std::result::Result<T, async_nats::jetstream::Error>> {
         let context = &self.connection.context;
         let deadline = Instant::now() + self.connection.options.patience;
         loop {
             let asked = context.request::<_, _, Response<T>>(subject.to_owned(), payload);
-            let what = match tokio::time::timeout_at(deadline.min(Instant::now() + ANSWER), asked).await {
+            let what = match tokio::time::timeout_at(deadline.min(Instant::now() + answer), asked).await {
                 Ok(Ok(Response::Ok(answer))) => return Ok(Ok(answer)),
                 // While it has no leader.
                 Ok(Ok(Response::Err { error })) if error.error_code().0 == NOT_NOW => error.to_string(),

@@ -1,6 +1,7 @@
 //! The bucket in NATS: what lies there as messages, and how one is written.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
@@ -27,6 +28,9 @@ const RETRY: Backoff =
 /// Writes sent again within it are stored once.
 const WINDOW: Duration = Duration::from_secs(120);
 
+/// What NATS says when the account, the server or the disk is full.
+const NO_ROOM: [u64; 4] = [10_002, 10_023, 10_047, 10_077];
+
 const OPERATION: &str = "KV-Operation";
 const LEASE: &str = "Crossdock-Lease";
 const OBJECT: &str = "Crossdock-Object";
@@ -41,6 +45,8 @@ pub(super) struct Bucket {
     subjects: String,
     /// Writes that are not possible.
     struggle: Arc<Struggle>,
+    /// Whether NATS had no room for the last write.
+    full: Arc<AtomicBool>,
 }
 
 /// What is to be written.
@@ -86,7 +92,13 @@ impl Bucket {
             ..Default::default()
         };
         let stream = connection.stream(config).await?;
-        Ok(Self { connection: connection.clone(), stream, subjects, struggle: Arc::default() })
+        Ok(Self {
+            connection: connection.clone(),
+            stream,
+            subjects,
+            struggle: Arc::default(),
+            full: Arc::default(),
+        })
     }
 
     /// Whether there is one.
@@ -99,6 +111,11 @@ impl Bucket {
             GetStreamErrorKind::JetStream(cause) if cause.error_code() == Code::STREAM_NOT_FOUND => Ok(false),
             _ => Err(Error::new(ErrorCode::Unavailable, format!("NATS does not say what is there: {error}"))),
         }
+    }
+
+    /// Whether NATS had no room for what was to be written last.
+    pub(super) fn is_full(&self) -> bool {
+        self.full.load(Ordering::Relaxed)
     }
 
     /// The number of its last message, as its leader has it now.
@@ -192,6 +209,7 @@ impl Bucket {
                 Ok(Ok(answer)) => match answered(&answer) {
                     Ok(sequence) => {
                         self.struggle.over();
+                        self.full.store(false, Ordering::Relaxed);
                         return Ok(sequence);
                     }
                     Err(Answer::Moved) if failures == 0 => return Err(Trouble::Moved),
@@ -201,6 +219,10 @@ impl Bucket {
                         Ok(_) => return Err(Trouble::Failed(uncertain(key, "others write it too"))),
                         Err(error) => error.message.into_owned(),
                     },
+                    Err(Answer::Full(why)) => {
+                        self.full.store(true, Ordering::Relaxed);
+                        return Err(Trouble::Failed(full(key, &why)));
+                    }
                     Err(Answer::Refused(error)) => return Err(Trouble::Failed(error)),
                     Err(Answer::Later(why)) => why,
                 },
@@ -248,8 +270,17 @@ fn uncertain(key: &Key, why: &str) -> Error {
     .hint("look at `nats stream report`, then read it, and write it again if it is not there")
 }
 
+fn full(key: &Key, why: &str) -> Error {
+    Error::new(ErrorCode::Unavailable, format!("NATS has no room for {key}: {why}")).hint(FULL)
+}
+
+/// What to do when NATS has no room.
+pub(super) const FULL: &str = "raise max_file of JetStream or of the account, add disks, or let topics keep less (retention goes on meanwhile)";
+
 enum Answer {
     Moved,
+    /// There is no room.
+    Full(String),
     Refused(Error),
     Later(String),
 }
@@ -264,6 +295,7 @@ fn answered(answer: &Message) -> Result<Revision, Answer> {
             // The first one of those sent twice is still under way, or the leader has just changed.
             Code::STREAM_DUPLICATE_MESSAGE_CONFLICT
             | Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Err(Answer::Later(error.to_string())),
+            _ if NO_ROOM.contains(&error.error_code().0) => Err(Answer::Full(error.to_string())),
             _ if error.code() >= 500 => Err(Answer::Later(error.to_string())),
             _ => Err(Answer::Refused(Error::internal(format!("NATS refused to store it: {error}")))),
         },

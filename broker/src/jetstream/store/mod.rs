@@ -81,7 +81,13 @@ impl KeyStore {
 
     /// Why it cannot be relied on at the moment.
     pub(super) fn trouble(&self) -> Option<String> {
-        self.fresh.trouble()
+        let full = || self.is_full().then(|| format!("NATS has no room left: {}", bucket::FULL));
+        self.fresh.trouble().or_else(full)
+    }
+
+    /// Whether NATS had no room for what was to be written last.
+    pub(super) fn is_full(&self) -> bool {
+        self.bucket.is_full()
     }
 
     /// How many servers keep it, as it was found.
