@@ -114,6 +114,12 @@ impl Budget {
         true
     }
 
+    /// Whether there is room for `bytes` at the moment.
+    pub(crate) fn has_room(&self, bytes: usize) -> bool {
+        let used = self.used.load(Ordering::Acquire);
+        used == 0 || used + bytes <= self.limit
+    }
+
     /// Gives `bytes` back, and wakes who waits for room when there is enough to be worth it.
     pub(crate) fn give(&self, bytes: usize) {
         if bytes > 0 {

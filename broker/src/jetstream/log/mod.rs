@@ -214,17 +214,30 @@ impl Logs {
             .hint("give it retention.compact, or expect the newest message of all"));
         }
         if !self.budget.take(batch.as_bytes().len()) {
-            return Err(Error::new(
-                ErrorCode::Overloaded,
-                format!(
-                    "{} bytes of messages wait to be stored already",
-                    self.streams.connection.options.waiting_bytes
-                ),
-            )
-            .hint("publish more slowly; nothing of this was stored")
-            .retry_after(Duration::from_millis(100)));
+            return Err(self.overloaded());
         }
         Ok(())
+    }
+
+    fn overloaded(&self) -> Error {
+        let waiting = self.streams.connection.options.waiting_bytes;
+        Error::new(ErrorCode::Overloaded, format!("{waiting} bytes of messages wait to be stored already"))
+            .hint("publish more slowly; nothing of this was stored")
+            .retry_after(Duration::from_millis(100))
+    }
+
+    /// Checks that all of these batches could be published now.
+    ///
+    /// # Errors
+    /// As [`Logs::publish`].
+    pub(in crate::jetstream) fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
+        let mut bytes = 0;
+        for (topic, batch) in batches {
+            let log = self.topic(topic)?;
+            self.admit(&log, batch)?;
+            bytes += batch.as_bytes().len();
+        }
+        if self.budget.has_room(bytes) { Ok(()) } else { Err(self.overloaded()) }
     }
 
     /// Checks that a batch may be appended to a topic.

@@ -4,17 +4,20 @@
 //! what comes out of it the second time is told to be the same by its name, which is made of the delivery: so it is
 //! stored once, within the dedup window of its topic.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossdock_topics::{Batch, Error, ErrorCode, Outcome, Record, Result, Settled, Settlement, TopicName};
+use crossdock_topics::{Batch, DeliveryId, Outcome, Record, Result, Settled, Settlement, TopicName};
+use sha2::{Digest, Sha256};
+use tokio::time::timeout;
 
 use super::owned::Owned;
 use super::pass::stale;
 use crate::delivery::Engine;
 
-/// Deliveries are held for at least so long while their outputs are stored.
-const HOLD: Duration = Duration::from_secs(30);
+/// Deliveries are held for at least so long while their outputs are stored, and again until they are settled.
+const HOLD: Duration = Duration::from_secs(60);
 
 impl Owned {
     /// Publishes the outputs, then settles.
@@ -25,60 +28,72 @@ impl Owned {
     pub(super) async fn settle_outputs(
         self: &Arc<Self>,
         settlement: Settlement,
-        outputs: Vec<(TopicName, Batch)>,
+        mut outputs: Vec<(TopicName, Batch)>,
     ) -> Result<Settled> {
         self.check_held()?;
-        for (topic, batch) in &outputs {
-            let (limit, largest) = (self.common.topics.limit(topic)?, batch.largest_payload());
-            if batch.is_empty() {
-                return Err(Error::invalid("the batch is empty").hint("publish at least one message"));
-            }
-            if largest > limit {
-                return Err(Error::new(
-                    ErrorCode::TooLarge,
-                    format!("a payload has {largest} bytes, topic {topic} takes at most {limit}"),
-                )
-                .hint("make it smaller, or raise the topic's max_message_bytes"));
-            }
-        }
+        // Without their names, for what is wrong with them is wrong of a delivery that has gone too.
+        self.common.topics.check_all(&outputs)?;
         let Some(failures) = self.state.hold_on(&settlement.outcomes, HOLD, self.now()) else {
             return Err(stale());
         };
-        // What is given back is delivered again as if nothing had been: what comes out of it then is something else.
-        let named = settlement.outcomes.iter().zip(failures);
-        let named =
-            named.filter(|((_, outcome), _)| !matches!(outcome, Outcome::Release)).min_by_key(|(o, _)| o.0);
-        let base = named.map(|((id, _), failures)| {
-            let (subscription, generation) = (self.state.id, self.generation());
-            format!("s{subscription}-{generation}-{}-{}-{failures}", id.log, id.offset)
-        });
-        let published: Vec<_> = outputs
-            .into_iter()
-            .enumerate()
-            .map(|(index, (topic, batch))| {
-                let batch = match &base {
-                    Some(base) => named_once(batch, &format!("{base}-{index}"))?,
-                    None => batch,
-                };
-                Ok(self.common.topics.publish(&topic, batch))
-            })
-            .collect::<Result<_>>()?;
-        for published in published {
-            published.await?;
+        if let Some(base) = self.name(&settlement.outcomes, &failures) {
+            for (index, (_, batch)) in outputs.iter_mut().enumerate() {
+                *batch = named_once(std::mem::take(batch), &format!("{base}-{index}"))?;
+            }
+            self.common.topics.check_all(&outputs)?;
         }
+        let published: Vec<_> =
+            outputs.into_iter().map(|(topic, batch)| self.common.topics.publish(&topic, batch)).collect();
+        let mut published = pin!(futures::future::join_all(published));
+        // NATS may be away for longer than a delivery is held.
+        let published = loop {
+            match timeout(HOLD / 2, published.as_mut()).await {
+                Ok(published) => break published,
+                Err(_) => drop(self.state.hold_on(&settlement.outcomes, HOLD, self.now())),
+            }
+        };
+        published.into_iter().collect::<Result<Vec<_>>>()?;
+        // The settlement itself takes its time too.
+        let _ = self.state.hold_on(&settlement.outcomes, HOLD, self.now());
         self.settle(settlement, true).await
+    }
+
+    /// What the outputs of a settlement are named by: the messages that they come of, all of them, and what became of each.
+    /// A message is acknowledged once, so that what comes out then is stored once, however often it failed in between;
+    /// what comes out of failures is told apart by their number. What is given back is delivered again as if nothing had
+    /// been: what comes out of it then is something else.
+    fn name(&self, outcomes: &[(DeliveryId, Outcome)], failures: &[u32]) -> Option<String> {
+        let named = outcomes.iter().zip(failures).filter(|((_, outcome), _)| *outcome != Outcome::Release);
+        let mut of: Vec<String> = named
+            .map(|((id, outcome), failures)| match outcome {
+                Outcome::Ack => format!("{}-{}-ack", id.log, id.offset),
+                _ => format!("{}-{}-{failures}", id.log, id.offset),
+            })
+            .collect();
+        of.sort_unstable();
+        let of = match &of[..] {
+            [] => return None,
+            [one] => one.clone(),
+            // In other company something else may come out of them.
+            several => {
+                let digest = Sha256::digest(several.join(" "));
+                digest.iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+            }
+        };
+        Some(format!("s{}-{}-{of}", self.state.id, self.generation()))
     }
 }
 
-/// The messages, each with an id: those that have none get one that says of which delivery they came.
+/// The messages, each with an id: those that have none get one that says of which delivery they came, and which of what came
+/// out of it they are.
 fn named_once(batch: Batch, base: &str) -> Result<Batch> {
     let mut named = Batch::with_capacity(batch.as_bytes().len() + batch.len() * (base.len() + 16));
-    let (records, mut at) = (batch.into_bytes(), 0);
+    let (records, mut at, mut ordinal) = (batch.into_bytes(), 0, 0);
     while let Some((record, after)) = Record::slice(&records, at) {
         let mut message = record.to_message();
-        message.id.get_or_insert_with(|| format!("{base}-{at}").into());
+        message.id.get_or_insert_with(|| format!("{base}-{ordinal}").into());
         named.push(&message)?;
-        at = after;
+        (at, ordinal) = (after, ordinal + 1);
     }
     Ok(named)
 }

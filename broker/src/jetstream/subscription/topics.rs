@@ -33,6 +33,14 @@ impl Topics {
         Ok(self.0.topic(name)?.definition().0.max_message_bytes)
     }
 
+    /// Checks that all of these batches could be published now.
+    ///
+    /// # Errors
+    /// As publishing them.
+    pub(super) fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
+        self.0.check_all(batches)
+    }
+
     /// Changes whenever a topic is made, or has gone.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed()
