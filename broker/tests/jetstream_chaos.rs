@@ -6,6 +6,8 @@
 
 #![allow(clippy::unwrap_used)] // a test fails by panicking
 
+#[path = "jetstream_chaos/consumed.rs"]
+mod consumed;
 #[path = "jetstream_chaos/engine.rs"]
 mod engine;
 #[path = "jetstream_chaos/judge.rs"]
@@ -17,7 +19,9 @@ use std::time::Duration;
 
 use crossdock_broker::{JetStream, JetStreamOptions};
 use crossdock_tests::{Nats, eventually};
-use crossdock_topics::{Broker, Durability, Expect, Log, Topic};
+use crossdock_topics::{
+    Broker, Durability, Expect, Log, Order, Subscription, SubscriptionName, Subscriptions, Topic,
+};
 use rand::rngs::StdRng;
 use rand::{RngExt, SeedableRng};
 
@@ -28,6 +32,13 @@ use judge::Judge;
 const PATIENCE: Duration = Duration::from_secs(90);
 /// The topic that is published to.
 const TOPIC: &str = "orders";
+
+/// How many subscriptions there are, of which all engines consume; each is owned by one of them.
+const SUBSCRIPTIONS: usize = 3;
+
+fn subscription(number: usize) -> SubscriptionName {
+    format!("billing-{number}").parse().unwrap()
+}
 
 /// What goes wrong.
 #[derive(Clone, Copy, Debug)]
@@ -72,6 +83,13 @@ async fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
     let mut topic = Topic::new(TOPIC.parse().unwrap());
     topic.durability = Durability::Quorum(3);
     broker.put_topic(topic, Expect::Any).await.unwrap();
+    for number in 0..SUBSCRIPTIONS {
+        let mut subscription = Subscription::new(subscription(number), vec![TOPIC.parse().unwrap()]);
+        subscription.order = Order::Key;
+        broker.put_subscription(subscription, Expect::Any).await.unwrap();
+    }
+    // Those who are killed own everything.
+    broker.close().await;
     let mut judge = Judge::new();
     let mut engines: Vec<Engine> = (0..3).map(|number| judge.start(&nats.url(), number)).collect();
     judge.until_all_work().await;
@@ -91,6 +109,11 @@ async fn nothing_acknowledged_is_lost_whatever_goes_wrong() {
     for engine in engines {
         engine.stop();
     }
+    // NATS may be without a leader just now.
+    let broker = eventually("an engine to be opened", PATIENCE, || async {
+        JetStream::open(JetStreamOptions::new(&nats.url()).unwrap()).await.ok()
+    })
+    .await;
     judge.judge(&broker).await;
     broker.close().await;
 }

@@ -14,7 +14,7 @@ use crossdock_topics::{
 };
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::{PATIENCE, open};
 
@@ -219,7 +219,9 @@ async fn another_server_goes_on_when_the_owner_is_gone() {
                 Some(owner)
             }
         };
+        let began = Instant::now();
         all_settled(&mut told, &mut settled, 400).await;
+        eprintln!("with the owner {end} all was settled after {:?}", began.elapsed());
         publishing.await.unwrap();
         if let Some(owner) = owner {
             line.mend();

@@ -33,6 +33,26 @@ pub(crate) enum Report {
     Answered(u64),
     /// It was not, with this code, after so many milliseconds.
     Failed(String, u64),
+    /// What a consumer has done.
+    Consumed(Consumed),
+}
+
+/// What a consumer of one of the subscriptions has done, with offsets; moments in milliseconds of the machine's clock.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub(crate) struct Consumed {
+    pub(crate) subscription: usize,
+    pub(crate) offsets: Vec<u64>,
+    pub(crate) what: Step,
+}
+
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub(crate) enum Step {
+    /// It was given them, having asked at the first moment and got them at the second; some have failed before.
+    Given(u64, u64, bool),
+    /// It began to settle them.
+    Settling(u64),
+    /// It was told that they are settled.
+    Settled(u64),
 }
 
 /// The process. Killed when it is dropped.

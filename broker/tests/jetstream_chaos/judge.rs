@@ -8,7 +8,8 @@ use crossdock_broker::JetStream;
 use crossdock_tests::eventually;
 use crossdock_topics::{Log, StartAt, Store};
 
-use super::engine::{Engine, Orders, Report};
+use super::consumed::Ledger;
+use super::engine::{Consumed, Engine, Orders, Report, Step};
 use super::{PATIENCE, TOPIC};
 
 /// What was reported.
@@ -25,6 +26,7 @@ pub(crate) struct Judge {
     answered: u64,
     failed: BTreeMap<String, u64>,
     longest: u64,
+    ledger: Ledger,
 }
 
 impl Judge {
@@ -42,6 +44,7 @@ impl Judge {
             answered: 0,
             failed: BTreeMap::new(),
             longest: 0,
+            ledger: Ledger::default(),
         }
     }
 
@@ -67,7 +70,7 @@ impl Judge {
             self.enter(name, report);
         }
         let end = Instant::now() + PATIENCE;
-        let mut working: HashMap<String, [bool; 3]> = HashMap::new();
+        let mut working: HashMap<String, [bool; 4]> = HashMap::new();
         loop {
             while let Ok((name, report)) = self.reports.try_recv() {
                 let does = working.entry(name.clone()).or_default();
@@ -75,11 +78,12 @@ impl Judge {
                     Report::Published(..) => does[0] = true,
                     Report::Counted(_) => does[1] = true,
                     Report::Answered(_) => does[2] = true,
+                    Report::Consumed(Consumed { what: Step::Settled(_), .. }) => does[3] = true,
                     _ => {}
                 }
                 self.enter(name, report);
             }
-            let all = (0..3).all(|number| working.get(&self.name(number)) == Some(&[true; 3]));
+            let all = (0..3).all(|number| working.get(&self.name(number)) == Some(&[true; 4]));
             if all {
                 return;
             }
@@ -107,6 +111,7 @@ impl Judge {
                 *self.failed.entry(code).or_default() += 1;
                 self.longest = self.longest.max(took);
             }
+            Report::Consumed(consumed) => self.ledger.enter(&name, consumed),
         }
     }
 
@@ -119,6 +124,7 @@ impl Judge {
         }
         let mut found: HashMap<(String, u64), u64> = HashMap::new();
         let mut last: HashMap<String, u64> = HashMap::new();
+        let mut keys: HashMap<String, Vec<u64>> = HashMap::new();
         let (topic, mut next) = (TOPIC.parse().unwrap(), 0);
         // What a nats-server that was just started again does not have yet is not lost: the leader knows where the topic ends.
         let tail = eventually("the topic", PATIENCE, || async { broker.topic(&topic).await.ok() }).await.tail;
@@ -139,11 +145,14 @@ impl Judge {
                 let before = last.insert(name.to_owned(), number);
                 assert!(before.is_none_or(|before| before < number), "{text} after {before:?}");
                 found.insert((name.to_owned(), number), message.offset);
+                let key = message.record.key().unwrap().to_owned();
+                keys.entry(key).or_default().push(message.offset);
             }
         }
         for (what, offset) in &self.published {
             assert_eq!(found.get(what), Some(offset), "{what:?} was acknowledged; the topic ends at {tail}");
         }
+        self.ledger.judge(broker, &keys).await;
         let counter =
             eventually("the counter", PATIENCE, || async { broker.get("counter").await.ok() }).await;
         let counter = counter.unwrap().value;

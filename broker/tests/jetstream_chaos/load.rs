@@ -1,18 +1,23 @@
-//! What an engine does until it is killed: publishes, counts, leads, asks and answers.
+//! What an engine does until it is killed: publishes, consumes, counts, leads, asks and answers.
 
 use std::io::Write;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crossdock_broker::{JetStream, JetStreamOptions};
-use crossdock_topics::{Batch, ErrorCode, Expect, Log, Message, PublishOptions, Requests, Store, TopicName};
+use crossdock_topics::{
+    Batch, ErrorCode, Expect, Fetch, Log, Message, PublishOptions, Requests, Settlement, Store,
+    Subscriptions, TopicName,
+};
 use tokio::time::Instant;
 
-use super::TOPIC;
-use super::engine::{ORDERS, Orders, REPORT, Report};
+use super::engine::{Consumed, ORDERS, Orders, REPORT, Report, Step};
+use super::{SUBSCRIPTIONS, TOPIC, subscription};
 
 /// How long the lease of the one who leads lasts.
 const LEADING: Duration = Duration::from_secs(3);
+/// How many keys the messages of an engine have.
+const KEYS: u64 = 16;
 /// No request needs that long.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -39,6 +44,9 @@ pub(crate) fn run() {
         tasks.spawn(lead(broker.clone()));
         tasks.spawn(answer(broker.clone()));
         tasks.spawn(ask(broker.clone()));
+        for subscription in 0..SUBSCRIPTIONS {
+            tasks.spawn(consume(broker.clone(), subscription));
+        }
         // None of them ends; one that does has failed.
         panic!("a part of the load ended: {:?}", tasks.join_next().await);
     });
@@ -58,6 +66,7 @@ async fn publish(broker: Arc<JetStream>, name: String) {
     let topic: TopicName = TOPIC.parse().unwrap();
     for number in 0.. {
         let message = Message::new(format!("{name} {number}")).with_id(format!("{name}-{number}"));
+        let message = message.with_key(format!("{name}-{}", number % KEYS));
         let batch = Batch::of(&message).unwrap();
         loop {
             match broker.publish(&topic, batch.clone(), PublishOptions::default()).await {
@@ -73,6 +82,56 @@ async fn publish(broker: Arc<JetStream>, name: String) {
             }
         }
         pause().await;
+    }
+}
+
+/// Consumes from a subscription that all consume from.
+async fn consume(broker: Arc<JetStream>, number: usize) {
+    let name = subscription(number);
+    let tell = |offsets: Vec<u64>, what| {
+        say(&Report::Consumed(Consumed { subscription: number, offsets, what }));
+    };
+    let mut consumer = None;
+    loop {
+        let joined = match consumer {
+            Some(joined) => joined,
+            None => match broker.join(&name).await {
+                Ok(joined) => *consumer.insert(joined),
+                Err(error) => {
+                    assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+                    continue;
+                }
+            },
+        };
+        let asked = millis();
+        let fetch = Fetch::new(Some(joined), 5, Duration::from_secs(2));
+        let deliveries = match broker.fetch(&name, fetch).await {
+            Ok(deliveries) => deliveries,
+            Err(error) => {
+                assert_eq!(error.code, ErrorCode::Unavailable, "{error}");
+                pause().await;
+                continue;
+            }
+        };
+        if deliveries.is_empty() {
+            continue;
+        }
+        let offsets: Vec<u64> = deliveries.iter().map(|delivery| delivery.offset).collect();
+        let failed = deliveries.iter().any(|delivery| delivery.attempt > 1);
+        tell(offsets.clone(), Step::Given(asked, millis(), failed));
+        pause().await;
+        tell(offsets, Step::Settling(millis()));
+        let acks = Settlement::ack(deliveries.iter().map(|delivery| delivery.id));
+        // Otherwise it would hold them until their lease is over, which is a failure.
+        let settled = loop {
+            match broker.settle(&name, acks.clone()).await {
+                Ok(settled) => break settled,
+                Err(error) => assert_eq!(error.code, ErrorCode::Unavailable, "{error}"),
+            }
+            pause().await;
+        };
+        let done = deliveries.iter().filter(|delivery| !settled.stale.contains(&delivery.id));
+        tell(done.map(|delivery| delivery.offset).collect(), Step::Settled(millis()));
     }
 }
 

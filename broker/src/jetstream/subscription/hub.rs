@@ -136,15 +136,19 @@ impl Hub {
             let revision = self.owners.revision();
             let ours = self.owners.all_ours();
             let (definitions, defined_at) = self.store.list_shared(DEFINITIONS);
-            let numbers: HashMap<u32, SubscriptionName> = definitions
+            let numbers: HashMap<u32, (SubscriptionName, Revision)> = definitions
                 .iter()
-                .filter_map(|entry| entry.key.strip_prefix(DEFINITIONS)?.parse().ok())
-                .filter_map(|name: SubscriptionName| Some((self.peek_number(&name)?, name)))
+                .filter_map(|entry| {
+                    let name: SubscriptionName = entry.key.strip_prefix(DEFINITIONS)?.parse().ok()?;
+                    Some((self.peek_number(&name)?, (name, entry.revision)))
+                })
                 .collect();
             for id in ours {
                 let done = match numbers.get(&id) {
-                    // Another engine has handed it over, or this one has let go of it because something failed.
-                    Some(name) => self.current(name).await.map(drop),
+                    Some((name, revision)) if self.is_as_defined(name, *revision) => Ok(()),
+                    // Another engine has handed it over, or this one has let go of it because something failed; or it
+                    // is defined anew.
+                    Some((name, _)) => self.current(name).await.map(drop),
                     // It was claimed when it had just been deleted.
                     None => self.owners.forget(id).await,
                 };
@@ -178,6 +182,10 @@ impl Hub {
                 () = tokio::time::sleep(LOOK) => {}
             }
         }
+    }
+
+    fn is_as_defined(&self, name: &SubscriptionName, revision: Revision) -> bool {
+        self.at_work(name).is_some_and(|owned| owned.state.definition().1 == revision)
     }
 
     /// A subscription as this engine knows it.

@@ -83,6 +83,9 @@ impl Subscriptions for JetStream {
     }
 
     async fn settle(&self, name: &SubscriptionName, settlement: Settlement) -> Result<Settled> {
+        if self.routes.as_ref().is_none_or(|routes| routes.is_here(name)) {
+            return self.here.settle(name, settlement).await;
+        }
         self.ask(name, Again::IfNothingWasDone, |place| {
             let settlement = settlement.clone();
             Box::pin(async move { place.settle(name, settlement).await })

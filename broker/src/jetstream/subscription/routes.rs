@@ -13,6 +13,7 @@ use futures::{StreamExt, TryStreamExt};
 use tokio::time::Instant;
 
 use super::hub::Hub;
+use super::owned::moved;
 use super::seats::{Place, Seats};
 use super::{Here, balance};
 use crate::delivery::LONGEST_WAIT;
@@ -76,6 +77,11 @@ impl Routes {
     ) -> Self {
         shutdown.tasks().spawn(balance::run(hub.clone(), peers.clone(), shutdown.clone()));
         Self { hub: hub.clone(), here: here.clone(), peers, seats: Seats::default() }
+    }
+
+    /// Whether a subscription is this engine's.
+    pub(super) fn is_here(&self, name: &SubscriptionName) -> bool {
+        self.hub.at_work(name).is_some()
     }
 
     /// Where a subscription is. What nobody owns is this engine's from now on.
@@ -205,16 +211,18 @@ impl Routes {
                 Ok(deliveries) => return Ok(deliveries),
                 Err(error) => error,
             };
-            let goes_on = match error.code {
-                ErrorCode::Unavailable => true,
-                // It may be the consumer who is not known there (any more).
-                ErrorCode::NotFound => {
-                    fetch.consumer.is_some_and(|consumer| self.seats.stands(consumer, &place))
-                        && self.hub.is_defined(name).await?
+            let error = match error.code {
+                ErrorCode::Unavailable => error,
+                // It may be the consumer who is not known there (any more): it joins again.
+                ErrorCode::NotFound
+                    if fetch.consumer.is_some_and(|consumer| self.seats.stands(consumer, &place))
+                        && self.hub.is_defined(name).await? =>
+                {
+                    moved(name)
                 }
-                _ => false,
+                _ => return Err(error),
             };
-            if !goes_on || Instant::now() >= until {
+            if Instant::now() >= until {
                 return Err(error);
             }
             tokio::time::sleep(AGAIN).await;
