@@ -26,6 +26,8 @@ const TRY: Duration = Duration::from_secs(2);
 /// How long to wait before the next try.
 const RETRY: Backoff =
     Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_millis(500) };
+/// For how long the leader may say that a message is on its way to a journal before it is taken to be wrong.
+const STUCK: Duration = Duration::from_secs(5);
 /// How long a message may take to come when the journal is read.
 const SILENCE: Duration = Duration::from_secs(5);
 /// A picture is made when so many bytes have been appended since the last one, or as many as it has if that is more.
@@ -99,6 +101,19 @@ impl Journals {
     pub(super) async fn kept(&self, subscription: u32) -> Result<Kept> {
         let subject = self.subject(subscription);
         self.read(&subject, self.last(&subject).await?).await
+    }
+
+    /// Has another nats-server lead the stream. One that was cut off while a message was on its way may believe for ever
+    /// that it still is, and takes no other one to that journal; that ends when it does not lead any more.
+    async fn change_leader(&self) {
+        tracing::warn!(
+            "NATS takes a message of a subscription for one that is on its way: another leader is asked for"
+        );
+        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}-subscriptions", self.connection.prefix());
+        let asked = self.connection.client.send_request(subject, Request::new().timeout(Some(TRY)));
+        if let Ok(Err(error)) = tokio::time::timeout(TRY, asked).await {
+            tracing::debug!(%error, "no other leader");
+        }
     }
 
     /// The number of the last message of a journal; 0 when it has none.
@@ -179,7 +194,9 @@ impl Journal {
             match journal.append(&Changes::new(Kind::Claim), deadline).await {
                 Ok(()) => return Ok((journal, journals.read(&subject, last).await?)),
                 // Another one takes it over at this moment, or its owner still writes.
-                Err(error) if error.code == ErrorCode::Conflict && Instant::now() < deadline => {}
+                Err(error) if error.code == ErrorCode::Conflict && Instant::now() < deadline => {
+                    tokio::time::sleep(RETRY.first).await;
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -210,7 +227,7 @@ impl Journal {
         headers.insert(NAME, name.as_str());
         self.appended += message.len();
         let client = &self.journals.connection.client;
-        let mut failures = 0;
+        let (mut failures, mut busy) = (0, None);
         loop {
             let request = Request::new().payload(message.clone()).headers(headers.clone()).timeout(Some(TRY));
             let sent = client.send_request(self.subject.clone(), request);
@@ -232,6 +249,13 @@ impl Journal {
                     Answer::Moved => return Err(taken_over()),
                     Answer::Refused(error) => return Err(error),
                     Answer::Later(why) => why,
+                    Answer::Busy(why) => {
+                        if busy.get_or_insert_with(Instant::now).elapsed() >= STUCK {
+                            self.journals.change_leader().await;
+                            busy = None;
+                        }
+                        why
+                    }
                 },
                 Ok(Err(error)) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
                     return Err(Error::new(ErrorCode::TooLarge, error.to_string())
@@ -298,6 +322,8 @@ enum Answer {
     Stored(u64),
     Moved,
     Refused(Error),
+    /// Another message is on its way to this journal.
+    Busy(String),
     Later(String),
 }
 
@@ -306,9 +332,10 @@ fn answered(payload: &[u8]) -> Answer {
         Ok(Response::Ok(ack)) => Answer::Stored(ack.sequence),
         Ok(Response::Err { error }) => match error.error_code() {
             Code::STREAM_WRONG_LAST_SEQUENCE => Answer::Moved,
-            // One that was sent before is still under way, or the leader has just changed.
-            Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT
-            | Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Answer::Later(error.to_string()),
+            // One that was sent before is still under way.
+            Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Answer::Busy(error.to_string()),
+            // The leader has just changed.
+            Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Answer::Later(error.to_string()),
             _ if error.code() >= 500 => Answer::Later(error.to_string()),
             _ => Answer::Refused(Error::internal(format!("NATS refused to store it: {error}"))),
         },
