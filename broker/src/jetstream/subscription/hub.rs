@@ -217,6 +217,12 @@ impl Hub {
         Ok(self.store.peek(&key(name)).is_some())
     }
 
+    /// Whether there is such a subscription, as of now.
+    pub(super) async fn is_still_defined(&self, name: &SubscriptionName) -> Result<bool> {
+        self.store.come().await?;
+        Ok(self.store.peek(&key(name)).is_some())
+    }
+
     /// The subscription, if this engine is its owner.
     ///
     /// # Errors

@@ -137,15 +137,21 @@ impl Routes {
 
     /// As [`Subscriptions::put_subscription`]. A new one is this engine's, one that is there is changed where it is.
     pub(super) async fn put(&self, subscription: Subscription, expect: Expect) -> Result<Revision> {
-        if !self.hub.is_defined(&subscription.name).await? {
-            return self.here.put_subscription(subscription, expect).await;
-        }
         let again = if expect == Expect::Any { Again::Always } else { Again::IfNothingWasDone };
-        self.ask(&subscription.name, again, |place| {
-            let subscription = subscription.clone();
-            Box::pin(async move { place.put_subscription(subscription, expect).await })
-        })
-        .await
+        while self.hub.is_still_defined(&subscription.name).await? {
+            let put = self.ask(&subscription.name, again, |place| {
+                let subscription = subscription.clone();
+                Box::pin(async move { place.put_subscription(subscription, expect).await })
+            });
+            match put.await {
+                // It was deleted meanwhile, unless it is a topic that is not there.
+                Err(error)
+                    if error.code == ErrorCode::NotFound
+                        && !self.hub.is_still_defined(&subscription.name).await? => {}
+                done => return done,
+            }
+        }
+        self.here.put_subscription(subscription, expect).await
     }
 
     /// As [`Subscriptions::subscriptions`].
