@@ -113,6 +113,8 @@ impl Subscriptions for Here {
         self.0.check_open()?;
         let owned = self.0.owned(name).await?;
         owned.catch_up().await?;
+        // What has just become one has its record when that is stored.
+        owned.rest().await?;
         owned.state.dead_letters(&*owned, after.as_ref(), max).await
     }
 
@@ -157,6 +159,7 @@ impl Subscriptions for Here {
     async fn parked_keys(&self, name: &SubscriptionName, max: usize) -> Result<Vec<ParkedKey>> {
         self.0.check_open()?;
         let owned = self.0.owned(name).await?;
+        owned.rest().await?;
         owned.state.parked_keys(&*owned, max).await
     }
 
