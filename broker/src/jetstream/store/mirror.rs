@@ -11,6 +11,10 @@ use tokio::sync::{Notify, watch};
 use super::names::Key;
 use crate::store_view::StoreView;
 
+/// After trouble with the store is over, whoever waited for an answer that does not come any more asks again within this
+/// time: a try, and the longest pause before the next one, twice.
+const NOTICED: Duration = Duration::from_secs(3);
+
 /// The bucket as of a number of its stream.
 pub(super) struct Mirror {
     pub(super) shared: StoreView,
@@ -228,10 +232,11 @@ impl Mirror {
         self.places.lock().leases.get(&id).map(|lease| (lease.ttl, lease.sequence))
     }
 
-    /// Gives every lease its whole time again, because nobody could have kept one alive lately.
+    /// Gives every lease its whole time again, and a while to those who have not noticed yet, because nobody could have
+    /// kept one alive lately.
     pub(super) fn renew_all(&self, now: Instant) {
         for lease in self.places.lock().leases.values_mut() {
-            lease.until = now + lease.ttl;
+            lease.until = now + lease.ttl + NOTICED;
         }
         self.leases_moved.notify_waiters();
     }
@@ -348,10 +353,11 @@ mod tests {
         let late = Late { id: LeaseId(1), sequence: 2, ttl: Duration::from_millis(100) };
         assert_eq!(mirror.late(at(150)), (vec![late], None));
         mirror.renew_all(at(200));
-        assert_eq!(mirror.late(at(299)), (vec![], Some(at(300))));
+        let until = at(300) + NOTICED;
+        assert_eq!(mirror.late(until - Duration::from_millis(1)), (vec![], Some(until)));
         mirror.apply(record(Key::Lease(LeaseId(1)), 3, What::Deleted), at(299));
         assert!(!mirror.has_lease(LeaseId(1)));
-        assert_eq!(mirror.late(at(1000)), (vec![], None));
+        assert_eq!(mirror.late(until), (vec![], None));
     }
 
     #[test]
