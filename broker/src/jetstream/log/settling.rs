@@ -153,13 +153,18 @@ impl Publisher {
 
     /// Answers that it is not known what became of a group.
     pub(super) fn give_up(&mut self, group: Group, why: &str, may_be_stored: bool) {
-        tracing::warn!(topic = %self.log.name, why, "messages cannot be stored");
-        let what = if may_be_stored { "they may be stored or not" } else { "nothing of it was stored" };
-        let error = Error::new(
-            ErrorCode::Unavailable,
-            format!("messages for topic {} cannot be stored ({why}); {what}", self.log.name),
-        )
-        .hint("publish them again when NATS is there; with message ids they are stored once");
+        let error = if self.log.is_deleted() {
+            // What was stored in the last moment is gone with all else.
+            Error::not_found("topic", &self.log.name)
+        } else {
+            tracing::warn!(topic = %self.log.name, why, "messages cannot be stored");
+            let what = if may_be_stored { "they may be stored or not" } else { "nothing of it was stored" };
+            Error::new(
+                ErrorCode::Unavailable,
+                format!("messages for topic {} cannot be stored ({why}); {what}", self.log.name),
+            )
+            .hint("publish them again when NATS is there; with message ids they are stored once")
+        };
         // What is still under way of it may only be stored in place of what follows it, or before that.
         self.state.run.broken();
         self.state.sources.clear();
