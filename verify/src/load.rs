@@ -281,7 +281,7 @@ pub(crate) async fn patiently<T>(mut work: impl AsyncFnMut() -> Result<T>) -> Re
 }
 
 /// What has been deleted, now or by a call that was not answered.
-fn gone(deleted: Result<()>) -> Result<()> {
+pub(crate) fn gone(deleted: Result<()>) -> Result<()> {
     deleted.or_else(|error| if error.code == ErrorCode::NotFound { Ok(()) } else { Err(error) })
 }
 

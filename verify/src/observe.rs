@@ -10,7 +10,7 @@ use serde::Serialize;
 use tokio::time::Instant;
 
 use crate::judge::{Rule, Together, Violation, judge, tally};
-use crate::load::{Load, Work, patiently};
+use crate::load::{Load, Work, gone, patiently};
 use crate::pace::{Answers, What};
 use crate::report::Counts;
 use crate::run::leave;
@@ -157,7 +157,7 @@ async fn durability(options: &Observing) -> Result<Durability> {
         let made = patiently(async || broker.put_topic(topic.clone(), Expect::Any).await).await;
         match made {
             Ok(_) => {
-                patiently(async || broker.delete_topic(&topic.name).await).await?;
+                patiently(async || gone(broker.delete_topic(&topic.name).await)).await?;
                 return Ok(durability);
             }
             Err(error) if error.code == ErrorCode::InvalidArgument && durability == Durability::Fsync => {}
