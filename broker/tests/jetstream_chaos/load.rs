@@ -24,6 +24,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Works until the process is killed.
 pub(crate) fn run() {
     let orders: Orders = serde_json::from_str(&std::env::var(ORDERS).unwrap()).unwrap();
+    // The test's name stands on the line that would be the first report.
+    std::io::stdout().write_all(b"\n").unwrap();
     // RUST_LOG shows what the engines think of all this.
     tracing_subscriber::fmt()
         .with_env_filter(tracing_subscriber::EnvFilter::from_default_env())
