@@ -6,6 +6,7 @@ use std::time::Duration;
 use crossdock_tests::{Client, Sandbox, eventually};
 use serde_json::Value;
 
+use crate::orders::publish;
 use crate::sandbox;
 
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -61,16 +62,6 @@ fn faces(sandbox: &Sandbox) -> Vec<(Client, Client)> {
     let user = || Some(("admin".to_owned(), sandbox.password().to_owned()));
     let client = |context: &Value, field: &str| Client::new(context[field].as_str().expect("a URL"), user());
     saved.values().map(|context| (client(context, "gateway_url"), client(context, "url"))).collect()
-}
-
-async fn publish(gateway: &Client, number: u32) {
-    eventually("a receipt", PATIENCE, || async {
-        let id = format!("order-{number}");
-        let headers = [("content-type", "application/json"), ("x-message-id", id.as_str())];
-        let sent = gateway.send("POST", "/topics/orders/messages", &headers, number.to_string()).await;
-        sent.ok().filter(|answer| answer.status == 201).map(drop)
-    })
-    .await;
 }
 
 async fn shipped(admin: &Client, count: u32) -> Vec<u64> {

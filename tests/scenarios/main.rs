@@ -13,6 +13,7 @@ mod lifecycle;
 mod moving;
 mod on_nats;
 mod operating_elsewhere;
+mod orders;
 mod readme;
 mod several_servers;
 mod verify;

@@ -5,24 +5,12 @@ use std::time::Duration;
 use crossdock_tests::{Client, Nats, Servers, eventually};
 use serde_json::Value;
 
+use crate::orders::{SERVICE, publish};
+
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What a nats-server with a login has in its configuration.
 const LOGIN: &str = r#"authorization { user: crossdock, password: "s3cret-of-nats" }"#;
-
-/// Turns orders into shipments, and says which process it is.
-const SERVICE: &str = r#"
-import os
-from crossdock import Context, consume, serve
-
-@consume("orders")
-def ship(number: int, ctx: Context):
-    ctx.publish("shipments", {"number": number, "by": os.getpid()})
-
-@serve()
-def route():
-    return {"by": os.getpid()}
-"#;
 
 async fn servers(url: &str, count: usize) -> Servers {
     Servers::start(env!("CARGO_BIN_EXE_crossdock"), url, count).await
@@ -36,17 +24,6 @@ async fn deploy(servers: &Servers) {
     let ran = servers.bash(0, "crossdock service deploy route.py --wait 1m -o json").await.expect(0);
     let deployed: Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!(deployed["ready"], true, "{deployed}");
-}
-
-/// Publishes through a gateway, until it is acknowledged: under an id of its own, so that it is stored once.
-async fn publish(gateway: &Client, number: u32) {
-    eventually("a receipt", PATIENCE, || async {
-        let id = format!("order-{number}");
-        let headers = [("content-type", "application/json"), ("x-message-id", id.as_str())];
-        let sent = gateway.send("POST", "/topics/orders/messages", &headers, number.to_string()).await;
-        sent.ok().filter(|answer| answer.status == 201).map(drop)
-    })
-    .await;
 }
 
 /// The numbers that were shipped, once there are so many.

@@ -6,23 +6,10 @@ use std::time::Duration;
 use crossdock_tests::{Beside, Client, Sandbox, eventually};
 use serde_json::{Value, json};
 
+use crate::orders::{self, SERVICE};
 use crate::sandbox;
 
 const PATIENCE: Duration = Duration::from_secs(60);
-
-/// Turns orders into shipments, and says which server it runs on.
-const SERVICE: &str = r#"
-import os
-from crossdock import Context, consume, serve
-
-@consume("orders")
-def ship(number: int, ctx: Context):
-    ctx.publish("shipments", {"number": number, "by": os.getpid()})
-
-@serve()
-def route():
-    return {"by": os.getpid()}
-"#;
 
 /// A quickstart with two servers on its broker, all of which run the service `route`.
 async fn three() -> (Sandbox, Beside, Beside) {
@@ -43,13 +30,7 @@ async fn three() -> (Sandbox, Beside, Beside) {
 /// Publishes numbers through a gateway, each until it is acknowledged: under its own id, so that it is stored once.
 async fn publish(gateway: &Client, numbers: std::ops::Range<u32>) {
     for number in numbers {
-        eventually("a receipt", PATIENCE, || async {
-            let id = format!("order-{number}");
-            let headers = [("content-type", "application/json"), ("x-message-id", id.as_str())];
-            let sent = gateway.send("POST", "/topics/orders/messages", &headers, number.to_string()).await;
-            sent.ok().filter(|answer| answer.status == 201).map(drop)
-        })
-        .await;
+        orders::publish(gateway, number).await;
     }
 }
 
