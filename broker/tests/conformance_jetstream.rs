@@ -82,12 +82,11 @@ impl Harness for Prefix {
     }
 }
 
-const fn not_yet(name: &'static str) -> Exception {
-    Exception { name, reason: "not built yet" }
-}
-
 const EXCEPTIONS: &[Exception] = &[
-    not_yet("compaction::a_topic_can_say_that_nobody_is_asked"),
+    Exception {
+        name: "compaction::a_topic_can_say_that_nobody_is_asked",
+        reason: "it ends at a stale settlement on a busy machine; why is not known yet",
+    },
     Exception {
         name: "compaction::much_of_it_under_load",
         reason: "with sync_interval: always each message that goes costs a sync: on a busy machine slower than the load",
