@@ -80,7 +80,7 @@ fuzz: rocksdb
 bench: claim
 	@scripts/peers "$(PEERS)"
 	cargo build --release --locked -p crossdock-cli -p crossdock-bench --features crossdock-bench/peers
-	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" peers --peers "$(PEERS)" $(if $(QUICK),--quick --minutes 7) \
+	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" peers --peers "$(PEERS)" $(if $(QUICK),--quick --minutes 7 --results bench/results/quick.json) \
 	  $(if $(ONLY),--only "$(ONLY)") $(if $(SYSTEMS),--systems "$(SYSTEMS)")
 	$(if $(QUICK)$(ONLY)$(SYSTEMS),,@"$(CARGO_TARGET_DIR)/release/crossdock-bench" charts)
 	@"$(CARGO_TARGET_DIR)/release/crossdock-bench" $(if $(QUICK),--quick)

@@ -92,6 +92,9 @@ impl Step {
 pub(crate) struct Results {
     pub(crate) machine: Machine,
     pub(crate) quick: bool,
+    /// Whether it was measured in several runs; rounds and seconds are the last one's then.
+    #[serde(default)]
+    pub(crate) in_pieces: bool,
     pub(crate) rounds: usize,
     pub(crate) seconds_each: f64,
     pub(crate) systems: Vec<Described>,
@@ -158,6 +161,7 @@ pub(crate) async fn run(options: &Options) -> Result<Results, Failure> {
     Ok(Results {
         machine: machine::describe(&options.disk),
         quick: options.quick,
+        in_pieces: false,
         rounds: options.rounds,
         seconds_each: options.time.as_secs_f64(),
         systems: described.collect(),
@@ -300,16 +304,22 @@ pub(crate) fn write(mut results: Results, path: &Path, add: bool) -> Result<(), 
 }
 
 impl Results {
-    /// Adds what an earlier run measured and this one did not. What is said of machine, rounds and time stays this
-    /// run's.
+    /// Adds what an earlier run measured and this one did not; systems stay in the order they had. What is said of
+    /// machine, rounds and time stays this run's.
     fn add(&mut self, earlier: Results) {
+        self.in_pieces = true;
         let known =
             |line: &Line| results::find(&self.results, &line.system, &line.work, line.size, line.in_flight);
         let mut lines: Vec<Line> = earlier.results.into_iter().filter(|line| known(line).is_none()).collect();
         lines.append(&mut self.results);
-        let known = |system: &Described| self.systems.iter().any(|other| other.system == system.system);
-        let systems: Vec<_> = earlier.systems.into_iter().filter(|system| !known(system)).collect();
-        self.systems.extend(systems);
+        let mut systems = earlier.systems;
+        for system in self.systems.drain(..) {
+            match systems.iter_mut().find(|other| other.system == system.system) {
+                Some(before) => *before = system,
+                None => systems.push(system),
+            }
+        }
+        self.systems = systems;
         for (all, before) in [(&mut self.missing, earlier.missing), (&mut self.notes, earlier.notes)] {
             let fresh: Vec<_> = before.into_iter().filter(|text| !all.contains(text)).collect();
             all.splice(0..0, fresh);
@@ -352,6 +362,7 @@ mod tests {
         Results {
             machine: machine::describe(Path::new(".")),
             quick: false,
+            in_pieces: false,
             rounds: 1,
             seconds_each: 1.0,
             systems: systems.iter().map(described).collect(),
@@ -372,5 +383,10 @@ mod tests {
         assert_eq!((now.results.len(), now.systems.len()), (2, 2));
         let first = &now.bars[0];
         assert_eq!((first.met, first.measured.as_str()), (Some(true), "3.00x"));
+        assert!(now.in_pieces);
+        let mut later = results(&["JetStream"], 200.0);
+        later.add(now);
+        let order: Vec<&str> = later.systems.iter().map(|system| system.system.as_str()).collect();
+        assert_eq!(order, ["Crossdock", "JetStream"], "as they were before");
     }
 }

@@ -16,11 +16,15 @@ fn reference(results: &Results) -> &str {
 
 /// What was measured on what, with which settings. Writing to a string cannot fail.
 pub(crate) fn head(results: &Results) -> String {
+    let took = match results {
+        Results { in_pieces: true, .. } => "Measured in several runs".to_owned(),
+        Results { rounds, seconds_each, .. } => format!("{rounds} rounds, {seconds_each} s for each figure"),
+    };
     let mut text = format!(
-        "{}\n\n{} rounds, {} s for each figure; the median, and in brackets the lowest and the highest.\n\n\
+        "{}\n\n{took}; the median, and in brackets the lowest and the highest.\n\n\
          | system | an acknowledged message is | set otherwise than by default, and its client |\n\
          | --- | --- | --- |\n",
-        results.machine, results.rounds, results.seconds_each
+        results.machine
     );
     for system in &results.systems {
         let _ = writeln!(text, "| {} | {} | {} |", system.system, system.durability, system.settings);
