@@ -27,6 +27,12 @@ const DEAD: Duration = Duration::from_secs(3);
 const ELSEWHERE: Duration = Duration::from_secs(5);
 /// How long connecting to one server may take.
 const CONNECTING: Duration = Duration::from_secs(3);
+/// Within this time an engine has a nats-server through which it can write again, once there is one: it has noticed that
+/// the one it had is silent ([`ALIVE`], [`DEAD`]), has tried another one that is silent too ([`CONNECTING`]), and has sent
+/// again what was not answered. A busy machine may take its time.
+pub(super) const BACK: Duration = Duration::from_secs(10);
+/// For how long the leader of a stream may say that a message is on its way before it is taken to be wrong.
+pub(super) const STUCK: Duration = Duration::from_secs(5);
 /// How long NATS may need until it can find or make a stream.
 const STARTING: Duration = Duration::from_secs(30);
 /// How long it may take to find a stream, and to make one, before it is tried again: a cluster that has no leader yet never
@@ -227,6 +233,20 @@ impl Connection {
             }
             tracing::debug!(name, error, "a stream is not there yet");
             tokio::time::sleep(Duration::from_millis(250)).await;
+        }
+    }
+
+    /// Has another nats-server lead a stream. One that was cut off while a message was on its way may believe for ever that
+    /// it still is, and takes no other one of that subject; that ends when it does not lead any more.
+    pub(super) async fn change_leader(&self, stream: &str) {
+        tracing::warn!(
+            stream,
+            "NATS takes a message for one that is on its way: another leader is asked for"
+        );
+        let request = Request::new().payload(Bytes::new()).timeout(Some(FINDING));
+        let asked = self.client.send_request(format!("$JS.API.STREAM.LEADER.STEPDOWN.{stream}"), request);
+        if let Ok(Err(error)) = timeout(FINDING, asked).await {
+            tracing::debug!(stream, %error, "no other leader");
         }
     }
 

@@ -81,3 +81,43 @@ async fn with_its_holder_cut_off_it_goes_and_the_holder_is_told() {
         broker.close().await;
     }
 }
+
+/// Whoever opens an engine reads a store in which leases are renewed at every moment: it meets their keys before it meets
+/// them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn those_that_are_kept_alive_outlive_others_who_come() {
+    let nats = Nats::start(1, "", "").await;
+    let holder = open(&nats.url()).await;
+    let mut leases = Vec::new();
+    // So many that reading them takes as long as renewing some of them.
+    for number in 0..500 {
+        let lease = holder.grant(PATIENCE).await.unwrap();
+        holder.put(&format!("held/{number}"), "v".into(), Expect::Absent, Some(lease)).await.unwrap();
+        leases.push(lease);
+    }
+    let (held, now) = holder.list("held/").await.unwrap();
+    assert_eq!(held.len(), leases.len());
+    let mut watch = holder.watch("held/", now).await.unwrap();
+    let keeping: Vec<_> = leases
+        .into_iter()
+        .map(|lease| {
+            let holder = holder.clone();
+            tokio::spawn(async move {
+                loop {
+                    holder.keep_alive(lease).await.unwrap();
+                }
+            })
+        })
+        .collect();
+    for _ in 0..20 {
+        let other = open(&nats.url()).await;
+        assert_eq!(other.list("held/").await.unwrap().0.len(), keeping.len());
+        other.close().await;
+    }
+    for keeping in keeping {
+        keeping.abort();
+        assert!(keeping.await.unwrap_err().is_cancelled(), "a lease was lost");
+    }
+    assert!(watch.0.try_recv().is_err(), "a key was taken away");
+    holder.close().await;
+}

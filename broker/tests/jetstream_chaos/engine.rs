@@ -3,6 +3,7 @@
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::Sender;
+use std::thread::JoinHandle;
 
 use serde::{Deserialize, Serialize};
 
@@ -56,7 +57,11 @@ pub(crate) enum Step {
 }
 
 /// The process. Killed when it is dropped.
-pub(crate) struct Engine(Child);
+pub(crate) struct Engine {
+    child: Child,
+    /// Hears what it reports, to the last of it.
+    hearing: Option<JoinHandle<()>>,
+}
 
 impl Engine {
     pub(crate) fn start(orders: &Orders, reports: Sender<(String, Report)>) -> Self {
@@ -68,7 +73,7 @@ impl Engine {
             .unwrap();
         let stdout = BufReader::new(child.stdout.take().unwrap());
         let name = orders.name.clone();
-        std::thread::spawn(move || {
+        let hearing = std::thread::spawn(move || {
             for line in stdout.lines().map_while(Result::ok) {
                 // A line that was being written when the process was killed is none.
                 let Some(Ok(report)) = line.strip_prefix(REPORT).map(serde_json::from_str) else { continue };
@@ -77,12 +82,16 @@ impl Engine {
                 }
             }
         });
-        Self(child)
+        Self { child, hearing: Some(hearing) }
     }
 
+    /// Kills it; what it has reported is with the judge then.
     pub(crate) fn kill(&mut self) {
-        self.0.kill().unwrap();
-        self.0.wait().unwrap();
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        if let Some(hearing) = self.hearing.take() {
+            hearing.join().unwrap();
+        }
     }
 
     pub(crate) fn halt(&self) {
@@ -98,14 +107,14 @@ impl Engine {
     }
 
     fn signal(&self, name: &str) {
-        let status = Command::new("kill").arg(name).arg(self.0.id().to_string()).status();
+        let status = Command::new("kill").arg(name).arg(self.child.id().to_string()).status();
         assert!(status.unwrap().success());
     }
 }
 
 impl Drop for Engine {
     fn drop(&mut self) {
-        let _ = self.0.kill();
-        let _ = self.0.wait();
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }

@@ -117,8 +117,6 @@ impl Judge {
 
     /// Everything that was acknowledged is there, once and in its order; nobody led while another one did.
     pub(crate) async fn judge(mut self, broker: &JetStream) {
-        // What the engines wrote before they were killed.
-        tokio::time::sleep(Duration::from_millis(500)).await;
         while let Ok((name, report)) = self.reports.try_recv() {
             self.enter(name, report);
         }

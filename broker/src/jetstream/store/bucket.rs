@@ -16,12 +16,15 @@ use tokio::time::{Instant, timeout_at};
 
 use super::mirror::{Record, What};
 use super::names::Key;
-use crate::jetstream::connection::{Connection, Struggle};
+use crate::jetstream::connection::{Connection, STUCK, Struggle};
 
 /// How long the mark of a deletion is kept, so that those who were away find it.
 pub(super) const MARKS: Duration = Duration::from_secs(6 * 3600);
 /// How long one try to write may take before the next.
-const TRY: Duration = Duration::from_secs(1);
+pub(super) const TRY: Duration = Duration::from_secs(1);
+/// Whoever keeps a lease alive tries so often within its time, and no more often than that.
+const TRIES: u32 = 4;
+const QUICK: Duration = Duration::from_millis(50);
 /// How long to wait before the next try.
 const RETRY: Backoff =
     Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_millis(500) };
@@ -183,7 +186,7 @@ impl Bucket {
         if let Some(expected) = expected {
             headers.insert("Nats-Expected-Last-Subject-Sequence", expected.to_string());
         }
-        let mut payload = Bytes::new();
+        let (mut payload, mut patience) = (Bytes::new(), TRY);
         match write {
             Write::Put { value, lease, object } => {
                 payload = value;
@@ -194,17 +197,23 @@ impl Bucket {
                     headers.insert(OBJECT, object);
                 }
             }
-            Write::Lease(ttl) => headers.insert(TTL, ttl.as_millis().to_string()),
+            Write::Lease(ttl) => {
+                patience = (ttl / TRIES).clamp(QUICK, TRY);
+                headers.insert(TTL, ttl.as_millis().to_string());
+            }
             Write::Delete => {
                 headers.insert(OPERATION, "DEL");
                 headers.insert("Nats-TTL", format!("{}s", MARKS.as_secs()));
             }
         }
         let subject = self.subjects.clone() + &key.encode();
-        let mut failures = 0;
+        // Whether something was sent that may have been stored, and since when the leader has been busy with the key.
+        let (mut failures, mut in_doubt, mut busy) = (0, false, None);
         loop {
-            let request = Request::new().payload(payload.clone()).headers(headers.clone()).timeout(Some(TRY));
+            let request =
+                Request::new().payload(payload.clone()).headers(headers.clone()).timeout(Some(patience));
             let sent = self.connection.client.send_request(subject.clone(), request);
+            let mut is_busy = false;
             let why = match timeout_at(deadline, sent).await {
                 Ok(Ok(answer)) => match answered(&answer) {
                     Ok(sequence) => {
@@ -212,13 +221,22 @@ impl Bucket {
                         self.full.store(false, Ordering::Relaxed);
                         return Ok(sequence);
                     }
-                    Err(Answer::Moved) if failures == 0 => return Err(Trouble::Moved),
+                    Err(Answer::Moved) if !in_doubt => return Err(Trouble::Moved),
                     // It may be what was sent before that moved it, with the answer lost.
                     Err(Answer::Moved) => match self.last_message(&subject).await {
                         Ok(Some((sequence, last))) if last == ours => return Ok(sequence),
                         Ok(_) => return Err(Trouble::Failed(uncertain(key, "others write it too"))),
                         Err(error) => error.message.into_owned(),
                     },
+                    Err(Answer::Busy) => {
+                        is_busy = true;
+                        if busy.get_or_insert_with(Instant::now).elapsed() >= STUCK {
+                            let stream = Self::stream_name(self.connection.prefix());
+                            self.connection.change_leader(&stream).await;
+                            busy = None;
+                        }
+                        "others write it at this moment".to_owned()
+                    }
                     Err(Answer::Full(why)) => {
                         self.full.store(true, Ordering::Relaxed);
                         return Err(Trouble::Failed(full(key, &why)));
@@ -233,7 +251,10 @@ impl Bucket {
                 Err(_) => "no answer came in time".to_owned(),
             };
             failures += 1;
-            self.struggle.goes_on(&self.connection, "nothing can be written through it").await;
+            if !is_busy {
+                in_doubt = true;
+                self.struggle.goes_on(&self.connection, "nothing can be written through it").await;
+            }
             tracing::debug!(%key, why, failures, "a write is sent again");
             let again = Instant::now() + RETRY.wait(failures, id as u64);
             if again >= deadline {
@@ -279,6 +300,8 @@ pub(super) const FULL: &str = "raise max_file of JetStream or of the account, ad
 
 enum Answer {
     Moved,
+    /// Nothing was stored, because another write of the key is on its way.
+    Busy,
     /// There is no room.
     Full(String),
     Refused(Error),
@@ -289,9 +312,8 @@ fn answered(answer: &Message) -> Result<Revision, Answer> {
     match serde_json::from_slice::<Response<PublishAck>>(&answer.payload) {
         Ok(Response::Ok(ack)) => Ok(ack.sequence),
         Ok(Response::Err { error }) => match error.error_code() {
-            Code::STREAM_WRONG_LAST_SEQUENCE | Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => {
-                Err(Answer::Moved)
-            }
+            Code::STREAM_WRONG_LAST_SEQUENCE => Err(Answer::Moved),
+            Code::STREAM_WRONG_LAST_SEQUENCE_CONSTANT => Err(Answer::Busy),
             // The first one of those sent twice is still under way, or the leader has just changed.
             Code::STREAM_DUPLICATE_MESSAGE_CONFLICT
             | Code::STREAM_EXPECTED_LAST_SEQ_PER_SUBJECT_NOT_READY => Err(Answer::Later(error.to_string())),

@@ -84,10 +84,11 @@ impl Keeper {
         let mut follow = Follow::begin(connection, &info.config.name, 1).await?;
         self.created = Some(format!("{:?}", info.created));
         let (mut records, mut come, mut last) = (Vec::new(), 0, info.state.last_sequence);
-        // The consumer may lie on a server that has not come as far as the leader: that it has no more says little.
+        // The consumer may lie on a server that has not come as far as the leader: that it has no more says little. And
+        // only where it has no more is there everything: what is replaced while all this is read comes at its new place.
         let (mut at_end, mut large) = (follow.waiting == 0, LARGE);
         let mut deadline = tokio::time::Instant::now() + LOADING;
-        while come < last && (!at_end || self.bucket.goes_on_behind(come).await?) {
+        while !at_end || (come < last && self.bucket.goes_on_behind(come).await?) {
             let arrived = timeout_at(deadline, follow.next()).await;
             match arrived.map_err(|_| unavailable("the store in NATS cannot be read to its end"))?? {
                 Arrived::Message { sequence, pending, message } => {

@@ -1,16 +1,32 @@
 //! Leases: keys of the bucket that are written again and again by who keeps them alive.
 //!
-//! Each engine measures by its own clock how long it has not heard of a lease, and takes away those whose time is up:
-//! first the lease, by a write that expects the renewal it knows as the last one, then its keys. So a lease that was
-//! renewed in the last moment stays, and of all engines one takes it. Where keys are left because that engine went
-//! away in between, the others find keys of a lease that is gone.
+//! Who keeps one alive is promised that it is not taken away before it has lasted its whole time, in all of which the
+//! store could be written to; a renewal that was not answered leaves it in doubt, and it is tried again. All others are
+//! promised that one which nobody keeps alive goes when its time is up: after trouble with the store its time begins
+//! anew, and is [`BACK`] at least.
+//!
+//! Nobody can see from elsewhere whether somebody is dead or kept from writing. So each engine measures by its own clock
+//! how long it has not heard of a lease, and takes it away where
+//!
+//! * it has followed the store all that time: when the leader did not answer, or late, when the messages that come were
+//!   interrupted, when this process stood still, or when a lease could not be taken away, the time of all of them begins
+//!   anew, for then others could not write either;
+//! * the leader, asked when the time was up, says how far the store is, and a renewal is not among what there is;
+//! * the last renewal is still the last message at its key, which NATS looks at as it stores the deletion. So one that was
+//!   renewed in the last moment stays, and of all engines one takes it. The deletion is not sent again: it would come
+//!   true at a moment of which nothing is known.
+//!
+//! First the lease goes, then its keys. Where keys are left because that engine went away in between, the others find
+//! keys of a lease that is gone.
+//!
+//! [`BACK`]: crate::jetstream::connection::BACK
 
 use std::time::Duration;
 
 use crossdock_topics::{Error, ErrorCode, Expect, LeaseId, Result, Shutdown};
 use tokio::time::Instant;
 
-use super::bucket::{Trouble, Write};
+use super::bucket::{TRY, Trouble, Write};
 use super::mirror::Late;
 use super::{Key, KeyStore};
 
@@ -18,6 +34,8 @@ use super::{Key, KeyStore};
 const LOOK: Duration = Duration::from_secs(1);
 /// No more often than that.
 const PAUSE: Duration = Duration::from_millis(10);
+/// Whoever sleeps longer than he wanted to by so much was not there meanwhile.
+const STOOD_STILL: Duration = Duration::from_secs(1);
 
 impl KeyStore {
     /// As [`crossdock_topics::Store::grant`].
@@ -86,18 +104,21 @@ impl KeyStore {
         Ok(())
     }
 
-    /// Takes away a lease, unless it was renewed after all.
+    /// Takes away a lease, unless it was renewed after all. It is tried once.
     async fn expire(&self, late: Late) -> Result<()> {
         tracing::debug!(lease = late.id.0, "a lease has run out");
-        let deadline = Instant::now() + self.bucket.connection.options.patience;
+        let deadline = Instant::now() + TRY;
         match self.bucket.write(&Key::Lease(late.id), Write::Delete, Some(late.sequence), deadline).await {
-            Ok(sequence) => {
-                let _ = tokio::time::timeout_at(deadline, self.mirror.reaches(sequence)).await;
+            Ok(_) => {
+                self.fresh.come().await?;
                 self.take_keys(self.mirror.keys_of(late.id)).await
             }
             // What moved it comes here in a moment.
             Err(Trouble::Moved) => self.fresh.come().await,
-            Err(Trouble::Failed(error)) => Err(error),
+            Err(Trouble::Failed(error)) => {
+                self.mirror.renew_all(std::time::Instant::now());
+                Err(error)
+            }
         }
     }
 }
@@ -119,16 +140,19 @@ pub(super) async fn run(store: KeyStore, shutdown: Shutdown) {
                     () = moved => {}
                     () = tokio::time::sleep(wait) => {}
                 }
+                if now.elapsed() > wait + STOOD_STILL {
+                    store.mirror.renew_all(std::time::Instant::now());
+                }
                 tidy(&store).await;
                 continue;
             }
-            // What was written before now is heard first. When the store is in trouble nobody could renew anything, and
-            // each lease is given its whole time again.
+            // What was written before now is heard first. When the store is in trouble each lease is given its time anew.
             if store.fresh.come().await.is_ok() {
                 let still = store.mirror.late(now).0;
                 for late in late.into_iter().filter(|late| still.contains(late)) {
                     if let Err(error) = store.expire(late).await {
                         tracing::debug!(%error, lease = late.id.0, "a lease could not be taken away yet");
+                        break;
                     }
                 }
             }
@@ -143,10 +167,17 @@ pub(super) async fn run(store: KeyStore, shutdown: Shutdown) {
 
 /// Takes away keys of leases that are gone.
 async fn tidy(store: &KeyStore) {
-    let orphans = store.mirror.orphans();
-    if !orphans.is_empty()
-        && let Err(error) = store.take_keys(orphans).await
-    {
+    let found = store.mirror.orphans();
+    if found.is_empty() {
+        return;
+    }
+    let tidying = async {
+        // A lease that is renewed while the store is read anew comes behind its keys.
+        store.fresh.come().await?;
+        let still = store.mirror.orphans();
+        store.take_keys(found.into_iter().filter(|key| still.contains(key)).collect()).await
+    };
+    if let Err(error) = tidying.await {
         tracing::debug!(%error, "keys of a lease that is gone could not be taken away yet");
     }
 }

@@ -9,11 +9,8 @@ use parking_lot::Mutex;
 use tokio::sync::{Notify, watch};
 
 use super::names::Key;
+use crate::jetstream::connection::BACK;
 use crate::store_view::StoreView;
-
-/// After trouble with the store is over, whoever waited for an answer that does not come any more asks again within this
-/// time: a try, and the longest pause before the next one, twice.
-const NOTICED: Duration = Duration::from_secs(3);
 
 /// The bucket as of a number of its stream.
 pub(super) struct Mirror {
@@ -232,11 +229,11 @@ impl Mirror {
         self.places.lock().leases.get(&id).map(|lease| (lease.ttl, lease.sequence))
     }
 
-    /// Gives every lease its whole time again, and a while to those who have not noticed yet, because nobody could have
-    /// kept one alive lately.
+    /// Gives every lease its whole time again, because nobody could have kept one alive lately; and no less than it takes
+    /// whoever keeps it alive to find a nats-server through which he can.
     pub(super) fn renew_all(&self, now: Instant) {
         for lease in self.places.lock().leases.values_mut() {
-            lease.until = now + lease.ttl + NOTICED;
+            lease.until = now + lease.ttl.max(BACK);
         }
         self.leases_moved.notify_waiters();
     }
@@ -353,9 +350,12 @@ mod tests {
         let late = Late { id: LeaseId(1), sequence: 2, ttl: Duration::from_millis(100) };
         assert_eq!(mirror.late(at(150)), (vec![late], None));
         mirror.renew_all(at(200));
-        let until = at(300) + NOTICED;
+        let until = at(200) + BACK;
         assert_eq!(mirror.late(until - Duration::from_millis(1)), (vec![], Some(until)));
-        mirror.apply(record(Key::Lease(LeaseId(1)), 3, What::Deleted), at(299));
+        // One that is heard of is as alive as ever.
+        mirror.apply(lease(3), at(300));
+        assert_eq!(mirror.late(at(300)), (vec![], Some(at(400))));
+        mirror.apply(record(Key::Lease(LeaseId(1)), 4, What::Deleted), at(399));
         assert!(!mirror.has_lease(LeaseId(1)));
         assert_eq!(mirror.late(until), (vec![], None));
     }

@@ -19,15 +19,13 @@ use futures::StreamExt;
 use tokio::time::Instant;
 
 use super::entry::{Changes, Kept, Kind, Replay};
-use crate::jetstream::connection::Connection;
+use crate::jetstream::connection::{Connection, STUCK};
 
 /// How long one try to write may take before the next.
 const TRY: Duration = Duration::from_secs(2);
 /// How long to wait before the next try.
 const RETRY: Backoff =
     Backoff { first: Duration::from_millis(20), factor: 2.0, max: Duration::from_millis(500) };
-/// For how long the leader may say that a message is on its way to a journal before it is taken to be wrong.
-const STUCK: Duration = Duration::from_secs(5);
 /// How long a message may take to come when the journal is read.
 const SILENCE: Duration = Duration::from_secs(5);
 /// A picture is made when so many bytes have been appended since the last one, or as many as it has if that is more.
@@ -103,17 +101,8 @@ impl Journals {
         self.read(&subject, self.last(&subject).await?).await
     }
 
-    /// Has another nats-server lead the stream. One that was cut off while a message was on its way may believe for ever
-    /// that it still is, and takes no other one to that journal; that ends when it does not lead any more.
     async fn change_leader(&self) {
-        tracing::warn!(
-            "NATS takes a message of a subscription for one that is on its way: another leader is asked for"
-        );
-        let subject = format!("$JS.API.STREAM.LEADER.STEPDOWN.{}-subscriptions", self.connection.prefix());
-        let asked = self.connection.client.send_request(subject, Request::new().timeout(Some(TRY)));
-        if let Ok(Err(error)) = tokio::time::timeout(TRY, asked).await {
-            tracing::debug!(%error, "no other leader");
-        }
+        self.connection.change_leader(&format!("{}-subscriptions", self.connection.prefix())).await;
     }
 
     /// The number of the last message of a journal; 0 when it has none.
