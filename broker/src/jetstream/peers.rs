@@ -9,9 +9,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 use crossdock_topics::{Broker, Error, ErrorCode, Result, SharedBroker, Shutdown};
 use crossdock_wire::session::Login;
-use futures::StreamExt;
+use futures::future::{BoxFuture, Shared};
+use futures::{FutureExt, StreamExt};
 use parking_lot::Mutex;
-use tokio::sync::OnceCell;
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 
@@ -41,8 +41,11 @@ struct Inner {
     store: KeyStore,
     instance: Instance,
     shutdown: Shutdown,
-    remotes: Mutex<HashMap<String, Arc<OnceCell<Arc<Remote>>>>>,
+    remotes: Mutex<HashMap<String, Connecting>>,
 }
+
+/// The way to another engine, or how finding it ended. It goes on whoever of those that wait for it goes away.
+type Connecting = Shared<BoxFuture<'static, Result<Arc<Remote>>>>;
 
 impl Peers {
     /// Begins to look after them; `here` is what they are to ask of this engine.
@@ -77,13 +80,29 @@ impl Peers {
     /// # Errors
     /// `Unavailable` when it does not answer, until this moment at most.
     pub(super) async fn get(&self, instance: &str, until: Instant) -> Result<Arc<Remote>> {
-        let cell = self.0.remotes.lock().entry(instance.to_owned()).or_default().clone();
-        let through = Through { peers: self.clone(), instance: instance.to_owned() };
-        let shown = through.shown();
-        let remote = cell.get_or_try_init(|| Remote::to(through, PATIENCE, PUBLISHING));
-        match tokio::time::timeout_at(until, remote).await {
-            Ok(remote) => remote.cloned(),
-            Err(_) => Err(Error::new(ErrorCode::Unavailable, format!("{shown} does not answer"))),
+        let connecting = {
+            let mut remotes = self.0.remotes.lock();
+            match remotes.get(instance).filter(|known| !matches!(known.peek(), Some(Err(_)))) {
+                Some(known) => known.clone(),
+                None => {
+                    let through = Through { peers: self.clone(), instance: instance.to_owned() };
+                    let shutdown = self.0.shutdown.clone();
+                    let connecting = async move {
+                        tokio::select! {
+                            remote = Remote::to(through, PATIENCE, PUBLISHING) => remote,
+                            () = shutdown.started() => Err(super::closed()),
+                        }
+                    };
+                    let connecting = connecting.boxed().shared();
+                    self.0.shutdown.tasks().spawn(connecting.clone());
+                    remotes.insert(instance.to_owned(), connecting.clone());
+                    connecting
+                }
+            }
+        };
+        match tokio::time::timeout_at(until, connecting).await {
+            Ok(remote) => remote,
+            Err(_) => Err(Error::new(ErrorCode::Unavailable, format!("server {instance} does not answer"))),
         }
     }
 
@@ -162,8 +181,8 @@ impl Peers {
     }
 }
 
-fn close(shutdown: &Shutdown, remote: &OnceCell<Arc<Remote>>) {
-    if let Some(remote) = remote.get().cloned() {
+fn close(shutdown: &Shutdown, remote: &Connecting) {
+    if let Some(Ok(remote)) = remote.peek().cloned() {
         shutdown.tasks().spawn(async move { remote.close().await });
     }
 }

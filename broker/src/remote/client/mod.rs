@@ -10,6 +10,8 @@ mod requests;
 mod serving;
 mod store;
 mod subscriptions;
+#[cfg(test)]
+mod tests;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,10 +58,11 @@ impl Remote {
     /// As [`Remote::connect`].
     pub(crate) async fn to(peer: impl Peer, patience: Duration, waiting_bytes: usize) -> Result<Arc<Self>> {
         let pipe = connection::connect(&peer).await?;
-        let link = Arc::new(Link::new(peer, patience, waiting_bytes));
-        link.tasks.spawn(driver::drive(link.clone(), pipe));
-        link.connected().await?;
-        Ok(Arc::new(Self { link }))
+        // Whoever gives up waiting ends it with that.
+        let remote = Arc::new(Self { link: Arc::new(Link::new(peer, patience, waiting_bytes)) });
+        remote.link.tasks.spawn(driver::drive(remote.link.clone(), pipe));
+        remote.link.connected().await?;
+        Ok(remote)
     }
 }
 

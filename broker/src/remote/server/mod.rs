@@ -186,11 +186,10 @@ impl Host {
             Ok(()) => tracing::debug!(peer, client = name, "a client has gone"),
             Err(error) => tracing::warn!(peer, client = name, %error, "a client is cut off"),
         }
-        if let Some(mut pipe) = session.leave() {
-            if let Err(error) = &ended {
-                frames::refuse(&mut pipe, error);
-            }
-            pipe.finish(GOODBYE).await;
+        let mut pipe = session.leave();
+        if let Err(error) = &ended {
+            frames::refuse(&mut pipe, error);
         }
+        pipe.finish(GOODBYE).await;
     }
 }

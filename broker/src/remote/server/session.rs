@@ -121,8 +121,7 @@ pub(super) struct Session {
     flows: mpsc::Receiver<Flowing>,
     under_way: HashMap<u64, UnderWay>,
     pub(super) consumers: HashMap<ConsumerId, Joined>,
-    /// Where in what is written the deliveries that nobody would give back end.
-    loose: VecDeque<(u64, SubscriptionName, Vec<DeliveryId>)>,
+    loose: Loose,
     /// How many deliveries the client holds, as far as can be told from here.
     held: i64,
     health: Option<Health>,
@@ -153,7 +152,7 @@ impl Session {
             flows,
             under_way: HashMap::new(),
             consumers: HashMap::new(),
-            loose: VecDeque::new(),
+            loose: Loose { server: server.clone(), sent: VecDeque::new() },
             held: 0,
             health: None,
             renewing: None,
@@ -191,8 +190,8 @@ impl Session {
             // The client has gone in the middle of something, which is its right.
             Poll::Ready(Err(_)) => return Err(Ok(())),
         }
-        while self.loose.front().is_some_and(|(end, ..)| *end <= self.pipe.written) {
-            self.loose.pop_front();
+        while self.loose.sent.front().is_some_and(|(end, ..)| *end <= self.pipe.written) {
+            self.loose.sent.pop_front();
         }
         if let Some(ended) = self.ended.take() {
             return Err(ended);
@@ -305,7 +304,7 @@ impl Session {
         }
         if let Some((subscription, deliveries)) = loose {
             let end = self.pipe.written + self.pipe.output.len() as u64;
-            self.loose.push_back((end, subscription, deliveries));
+            self.loose.sent.push_back((end, subscription, deliveries));
         }
     }
 
@@ -370,17 +369,31 @@ impl Session {
     }
 
     /// Gives back what the client held. The connection is left, to say goodbye.
-    pub(super) fn leave(mut self) -> Option<Pipe> {
-        self.consumers.clear();
-        for (_, subscription, deliveries) in self.loose.drain(..) {
+    pub(super) fn leave(self) -> Pipe {
+        self.pipe
+    }
+}
+
+/// Deliveries that were sent, or are about to be, and that nobody would give back if they did not arrive. Those that are not
+/// written yet when this is dropped, however the session ends, are given back.
+struct Loose {
+    server: Arc<Host>,
+    /// Where in what is written they end.
+    sent: VecDeque<(u64, SubscriptionName, Vec<DeliveryId>)>,
+}
+
+impl Drop for Loose {
+    fn drop(&mut self) {
+        let Ok(executor) = tokio::runtime::Handle::try_current() else { return };
+        for (_, subscription, deliveries) in self.sent.drain(..) {
             let outcomes = deliveries.into_iter().map(|id| (id, Outcome::Release)).collect();
             let broker = self.server.broker.clone();
             let settlement = Settlement { outcomes, ..Settlement::default() };
-            self.server.shutdown.tasks().spawn(async move {
+            let giving_back = async move {
                 // If it fails, the lease gives them back.
                 let _ = broker.settle(&subscription, settlement).await;
-            });
+            };
+            self.server.shutdown.tasks().spawn_on(giving_back, &executor);
         }
-        Some(self.pipe)
     }
 }
