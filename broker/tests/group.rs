@@ -47,6 +47,7 @@ enum Step {
     ReleaseKey(usize),
     GiveUpKey(usize),
     Trim(usize),
+    Compact(usize),
     Seek(usize),
     Redefine { max_failures: u32, max_in_flight: usize, by_key: Option<bool> },
     Sync { back: usize },
@@ -87,6 +88,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(Step::ReleaseKey),
         1 => which().prop_map(Step::GiveUpKey),
         1 => which().prop_map(Step::Trim),
+        1 => which().prop_map(Step::Compact),
         1 => which().prop_map(Step::Seek),
         1 => (1..4u32, 1..12usize, proptest::option::weighted(0.4, any::<bool>()))
             .prop_map(|(max_failures, max_in_flight, by_key)| Step::Redefine { max_failures, max_in_flight, by_key }),
@@ -393,13 +395,14 @@ impl Bench {
                 self.apply(Event::GiveUpKey { offset, reason: "hopeless", by: None });
                 self.model.end(offset, State::Dead);
             }
-            Step::Trim(which) => {
+            Step::Trim(which) | Step::Compact(which) => {
                 // Only a little, so that something is left.
                 let head = (self.group.needs() + (which % 4) as u64).min(count as u64);
                 self.tick();
                 let drops = self.group.needs() < head;
-                self.apply(Event::Trimmed(head));
-                self.model.trim(head);
+                let spares_held = matches!(step, Step::Compact(_));
+                self.apply(if spares_held { Event::Compacted(head) } else { Event::Trimmed(head) });
+                self.model.trim(head, spares_held);
                 if drops && self.model.rules.by_key {
                     self.hold();
                 }

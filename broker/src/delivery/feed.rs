@@ -136,6 +136,12 @@ impl Feed {
         while recent.pop_front_if(|block| block.range().end <= end).is_some() {}
     }
 
+    /// Drops those blocks from memory that hold something before an offset, as not all of it is there any more.
+    pub(crate) fn evict_through(&self, end: u64) {
+        let mut recent = self.recent.write();
+        while recent.pop_front_if(|block| block.range().start < end).is_some() {}
+    }
+
     /// The blocks from the one that holds `offset` on, as far as they are in memory: at most `limit` bytes of
     /// them, and one at least.
     pub(crate) fn recent(&self, offset: u64, limit: usize) -> Recent {

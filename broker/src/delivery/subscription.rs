@@ -323,6 +323,11 @@ impl SubscriptionState {
         self.inner.lock().members.apply(log.id, Event::Trimmed(head), now, &self.listing);
     }
 
+    /// Compaction has left nothing before `head`. What consumers hold of it they may settle.
+    pub(crate) fn compacted_to(&self, log: &Feed, head: u64, now: Timestamp) {
+        self.inner.lock().members.apply(log.id, Event::Compacted(head), now, &self.listing);
+    }
+
     /// Compaction took out these messages, in order: what is kept of them as dead letters goes too. Others that are
     /// not settled are found to be gone when their turn comes.
     pub(crate) fn compacted(&self, log: &Feed, removed: &[u64], now: Timestamp) {

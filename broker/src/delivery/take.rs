@@ -139,9 +139,10 @@ impl SubscriptionState {
     /// again.
     pub(crate) fn supply(&self, log: &Feed, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
         let mut inner = self.inner.lock();
-        // Retention may have dropped what the group would have read next; nothing else may.
+        // Retention or compaction may have dropped what the group would have read next; nothing else may. What consumers
+        // hold is for those to say who have dropped it.
         if inner.members.get(log.id).is_some_and(|member| log.head() > member.group.next()) {
-            inner.members.apply(log.id, Event::Trimmed(log.head()), Timestamp(0), &self.listing);
+            inner.members.apply(log.id, Event::Compacted(log.head()), Timestamp(0), &self.listing);
         }
         let Some(member) = inner.members.get_mut(log.id) else { return Ok(false) };
         let next = member.group.next();

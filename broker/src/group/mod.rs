@@ -145,6 +145,9 @@ pub enum Event<'a> {
     },
     /// Retention dropped everything before this offset.
     Trimmed(u64),
+    /// Compaction has left nothing before this offset. What consumers hold of it they may settle; given back, it is
+    /// found to be gone when its turn comes.
+    Compacted(u64),
     /// The place is moved: everything from here on is delivered, and nothing before it.
     Seek(u64),
     /// The rules are others from now on. Where order by key begins, `facts` tells the keys of [`Group::unkeyed`]; one that
@@ -413,7 +416,8 @@ impl Group {
                 Some(known) => self.bury(offset, known, reason, by, now, actions),
                 None => actions.push(Action::Stale),
             },
-            Event::Trimmed(head) => self.trim(head, actions),
+            Event::Trimmed(head) => self.trim(head, false, actions),
+            Event::Compacted(head) => self.trim(head, true, actions),
             Event::Seek(to) => self.seek(to, actions),
             Event::Redefine { rules, facts } => self.redefine(rules.clone(), facts, now, actions),
             Event::Hold => self.hold(actions),

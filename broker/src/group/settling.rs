@@ -136,20 +136,30 @@ impl Group {
             self.in_flight.values().map(|flight| flight.until).min().unwrap_or(Timestamp(i64::MAX));
     }
 
-    pub(super) fn trim(&mut self, head: u64, actions: &mut Vec<Action>) {
+    /// Nothing lies before `head` any more. With `spares_held`, what consumers hold of it stays with them.
+    pub(super) fn trim(&mut self, head: u64, spares_held: bool, actions: &mut Vec<Action>) {
         if self.needs() >= head {
             return;
         }
         self.next = self.next.max(head);
-        while let Some(offset) = self.first_unsettled_before(head) {
+        let held = self.in_flight.range(..head).map(|(offset, _)| *offset).filter(|_| !spares_held);
+        let mut gone: Vec<u64> = self.aside.range(..head).map(|(offset, _)| *offset).chain(held).collect();
+        // In their order, as keys go.
+        gone.sort_unstable();
+        for offset in gone {
             let known = self.land(offset, actions);
-            let Some(known) = known.or_else(|| self.pick_up(offset).map(|aside| aside.known)) else { break };
+            let Some(known) = known.or_else(|| self.pick_up(offset).map(|aside| aside.known)) else {
+                continue;
+            };
             if known.recorded {
                 actions.push(Action::Erase(offset));
             }
             self.leave_lane(known.facts.key, offset);
         }
         self.open.remove_before(head);
+        for (offset, _) in self.in_flight.range(..head).filter(|(_, flight)| !flight.known.recorded) {
+            self.open.insert(*offset);
+        }
         let kept = self.dead.split_off(&head);
         let gone = std::mem::replace(&mut self.dead, kept);
         actions.extend(gone.into_keys().map(Action::Exhume));
@@ -157,10 +167,6 @@ impl Group {
             true => self.hold(actions),
             false => actions.push(Action::Place),
         }
-    }
-
-    fn first_unsettled_before(&self, head: u64) -> Option<u64> {
-        Some(self.first_unsettled()).filter(|first| *first < head.min(self.next))
     }
 
     /// Begins anew at another place. Nothing that was delivered before can be settled any more.

@@ -343,9 +343,11 @@ impl Model {
         message.memory = Some(Memory { due, deliveries: 0, failures: 0, parked: false });
     }
 
-    pub(crate) fn trim(&mut self, head: u64) {
+    pub(crate) fn trim(&mut self, head: u64, spares_held: bool) {
         for offset in 0..head {
-            self.end(offset, State::Done);
+            if !(spares_held && matches!(self.get(offset).state, State::Flying { .. })) {
+                self.end(offset, State::Done);
+            }
         }
         self.next = self.next.max(head);
     }

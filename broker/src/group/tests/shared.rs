@@ -147,6 +147,22 @@ fn trimming_drops_what_lies_before() {
 }
 
 #[test]
+fn what_is_held_of_what_compaction_took_can_be_settled() {
+    let mut bench = Bench::new(6);
+    let taken = bench.take(A, 4);
+    bench.settle((0, taken[0].1), &Outcome::Reject { reason: "x".into() });
+    bench.settle((1, taken[1].1), &retry("x"));
+    bench.apply(Event::Compacted(5));
+    assert!(bench.disk.records.is_empty() && bench.disk.dead.is_empty());
+    assert!(bench.settle((2, taken[2].1), &Outcome::Ack).contains(&Action::Place));
+    bench.apply(Event::Leave(A));
+    bench.restart();
+    assert_eq!(bench.offsets(A, 10), [3, 5], "given back, it is looked for, and found to be gone");
+    bench.apply(Event::Forget(3));
+    assert_eq!(bench.group.needs(), 5);
+}
+
+#[test]
 fn with_no_room_in_flight_only_a_lease_is_waited_for() {
     let mut bench = Bench::new(101);
     let (first, ..) = bench.take(A, 1)[0];

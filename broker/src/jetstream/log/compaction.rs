@@ -1,7 +1,9 @@
 //! Keeping only the newest message of each key in topics that ask for it.
 //!
 //! The keeper reads such a topic once, and then what comes: it knows the newest offset of each key, and drops the older
-//! ones one by one. What it knows is in memory only: another keeper reads the topic again.
+//! ones. Those before the first one that stays go at once; each of the others costs NATS a write of its own, so that these
+//! wait while much comes, which often makes all go that lies before it. What it knows is in memory only:
+//! another keeper reads the topic again.
 
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::time::Duration;
@@ -14,14 +16,18 @@ use super::naming::all_without_keys;
 use super::stored::From;
 use super::streams::State;
 use super::{Logs, Needs, TopicLog};
+use crate::group::Ranges;
 
 /// So much is read at a time, so that other topics have their turn.
 const PAGES: usize = 16;
 const PAGE_MESSAGES: usize = 1000;
 const PAGE_BYTES: usize = 1 << 20;
-/// So many are dropped at a time, and asked for at once.
+/// So many are dropped one by one at a time, and asked for at once.
 const DROPS: usize = 5000;
 const AT_ONCE: usize = 64;
+/// While more than so many come between two looks none is dropped one by one, until so many could be, and as many as stay.
+const MUCH: u64 = 100;
+const MANY: usize = 5000;
 /// How long a message stays that says its key is gone.
 const GONE_FOR: Duration = Duration::from_secs(86_400);
 
@@ -31,6 +37,8 @@ pub(super) struct Compaction {
     /// All before this has been read.
     read: u64,
     newest: HashMap<String, u64>,
+    /// Those, and what has no key.
+    stays: Ranges,
     /// Not the newest of their keys any more.
     old: BTreeSet<u64>,
     /// The newest of their keys that say the key is gone.
@@ -40,13 +48,14 @@ pub(super) struct Compaction {
 impl Compaction {
     /// Reads what has come, and drops what may go.
     pub(super) async fn go_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
-        self.read_on(logs, log, state).await?;
+        let came = self.read_on(logs, log, state).await?;
         let now = logs.now();
         while let Some((time, offset, key)) = self.gone.front() {
             if self.newest.get(key) != Some(offset) {
                 self.gone.pop_front();
             } else if *time <= now.before(GONE_FOR) {
                 self.newest.remove(key);
+                self.stays.remove(*offset);
                 self.old.insert(*offset);
                 self.gone.pop_front();
             } else {
@@ -55,6 +64,7 @@ impl Compaction {
         }
         let head = state.head();
         self.old = self.old.split_off(&head);
+        self.stays.remove_before(head);
         let before = match log.definition().0.retention.drop_unread {
             true => u64::MAX,
             false => match logs.needs(log) {
@@ -63,6 +73,15 @@ impl Compaction {
                 Needs::Unknown => 0,
             },
         };
+        let end = self.stays.first().unwrap_or(self.read).min(before);
+        if self.old.first().is_some_and(|first| *first < end) {
+            logs.streams.purge(log.number, end, None).await?;
+            self.old = self.old.split_off(&end);
+            logs.head_moved(log, end);
+        }
+        if came > MUCH && self.old.len() < self.newest.len().max(MANY) {
+            return Ok(());
+        }
         let removed: Vec<u64> = self.old.range(..before).take(DROPS).copied().collect();
         if removed.is_empty() {
             return Ok(());
@@ -81,26 +100,32 @@ impl Compaction {
         Ok(())
     }
 
-    async fn read_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
+    /// Reads what has come, as far as that is done at a time; gives how much that was.
+    async fn read_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<u64> {
+        let before = self.read;
         for _ in 0..PAGES {
             if self.read >= state.tail() {
-                return Ok(());
+                break;
             }
             let found =
                 logs.streams.read(log.number, From::Offset(self.read), PAGE_MESSAGES, PAGE_BYTES).await?;
-            let Some(last) = found.last() else { return Ok(()) };
+            let Some(last) = found.last() else { break };
             self.read = last.offset + 1;
             for kept in found {
                 let is_gone = kept.payload.is_empty();
+                self.stays.insert(kept.offset);
                 let Some(key) = decode(Some(&kept.headers), kept.payload).key else { continue };
                 let key = key.to_string();
                 if is_gone {
                     self.gone.push_back((kept.time, kept.offset, key.clone()));
                 }
-                self.old.extend(self.newest.insert(key, kept.offset));
+                if let Some(before) = self.newest.insert(key, kept.offset) {
+                    self.stays.remove(before);
+                    self.old.insert(before);
+                }
             }
         }
-        Ok(())
+        Ok(self.read - before)
     }
 }
 

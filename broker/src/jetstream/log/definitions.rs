@@ -227,8 +227,8 @@ impl Logs {
         }
         if before > state.head() {
             self.streams.purge(log.number, before, None).await?;
-            self.head_moved(&log, before);
         }
+        self.dropped(&log, before);
         Ok(before.max(state.head()))
     }
 }

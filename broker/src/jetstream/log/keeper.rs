@@ -20,8 +20,10 @@ use super::{Logs, Needs, TopicLog};
 
 /// How often it looks at all topics, at most; with many of them it looks less often.
 const TICK: Duration = Duration::from_millis(500);
-/// It spends one part in so many of its time.
+/// It spends one part in so many of its time, but looks so often at least: the list of all streams may be long in coming
+/// where one of them has just been made.
 const PART: u32 = 10;
+const LEAST: Duration = Duration::from_secs(5);
 
 /// Drops what is not to be kept any more, until the engine stops.
 pub(super) async fn run(logs: Arc<Logs>) {
@@ -40,7 +42,7 @@ pub(super) async fn run(logs: Arc<Logs>) {
         if let Err(error) = looked {
             tracing::debug!(%error, "retention tries again");
         }
-        wait = TICK.max(began.elapsed() * PART);
+        wait = (began.elapsed() * PART).clamp(TICK, LEAST);
     }
 }
 
@@ -111,7 +113,7 @@ async fn trim(logs: &Logs, log: &TopicLog, topic: &Topic, state: &State) -> Resu
     }
     if target > state.head() {
         logs.streams.purge(log.number, target, None).await?;
-        logs.head_moved(log, target);
+        logs.dropped(log, target);
     }
     let key = held_by(&log.name);
     let said = logs.store.peek(&key);

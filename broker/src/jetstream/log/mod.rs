@@ -74,8 +74,11 @@ pub(in crate::jetstream) struct Logs {
 
 /// Those who read topics on and on, on any server, as retention must know them.
 pub(in crate::jetstream) trait Readers: Send + Sync + 'static {
-    /// What lies before `head` is there no more.
+    /// What lies before `head` was dropped.
     fn trimmed(&self, feed: &Arc<Feed>, head: u64);
+
+    /// What lies before `head` is there no more, because of compaction: what is held of it may be settled.
+    fn compacted_to(&self, feed: &Arc<Feed>, head: u64);
 
     /// These messages are there no more.
     fn compacted(&self, feed: &Arc<Feed>, removed: &[u64]);
@@ -125,17 +128,33 @@ impl Logs {
         let _ = self.readers.set(readers);
     }
 
-    /// What lies before an offset of a topic is there no more.
-    fn head_moved(&self, log: &TopicLog, head: u64) {
-        if log.following.dropped(head)
-            && let Some(readers) = self.readers.get()
-        {
+    /// What lies before an offset of a topic was dropped, because its limits or somebody said so.
+    fn dropped(&self, log: &TopicLog, head: u64) {
+        log.following.dropped(head);
+        if let Some(readers) = self.readers.get() {
             readers.trimmed(&log.following.feed, head);
+        }
+    }
+
+    /// What lies before an offset of a topic is there no more, says NATS. Of a topic that is compacted it cannot be told
+    /// by what: there it is taken for compaction, which leaves consumers what they hold.
+    fn head_moved(&self, log: &TopicLog, head: u64) {
+        let feed = &log.following.feed;
+        let Some(readers) = self.readers.get().filter(|_| log.following.dropped(head)) else { return };
+        if log.definition().0.retention.compact {
+            feed.evict_through(head);
+            readers.compacted_to(feed, head);
+        } else {
+            readers.trimmed(feed, head);
         }
     }
 
     /// These messages of a topic are there no more.
     fn compacted(&self, log: &TopicLog, removed: &[u64]) {
+        // What a subscription may still come to must not be found in memory.
+        if let Some(last) = removed.last().filter(|_| log.definition().0.retention.drop_unread) {
+            log.following.feed.evict_through(last + 1);
+        }
         if let Some(readers) = self.readers.get() {
             readers.compacted(&log.following.feed, removed);
         }

@@ -425,6 +425,12 @@ impl Readers for Hub {
         }
     }
 
+    fn compacted_to(&self, feed: &Arc<Feed>, head: u64) {
+        for state in feed.subscribers() {
+            state.compacted_to(feed, head, self.common.clock.now());
+        }
+    }
+
     fn compacted(&self, feed: &Arc<Feed>, removed: &[u64]) {
         for state in feed.subscribers() {
             state.compacted(feed, removed, self.common.clock.now());
