@@ -15,6 +15,7 @@ use crate::{Line, eventually};
 
 /// The largest message that a topic can allow in tests, and what that takes.
 const PAYLOAD: &str = "max_payload: 16MB";
+const SYNCED: &str = "sync_interval: always";
 /// How long a server may take to start, and a cluster to agree, on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -27,7 +28,9 @@ pub struct Nats {
     client: reqwest::Client,
     /// Those of a cluster that can be cut: from which server to which.
     lines: Vec<(usize, usize, Line)>,
-    _folder: TempDir,
+    /// It is halted once at a time.
+    copying: tokio::sync::Mutex<()>,
+    folder: TempDir,
 }
 
 /// One nats-server.
@@ -43,7 +46,7 @@ struct Node {
 impl Nats {
     /// One server that has each message on the disk before it acknowledges it.
     pub async fn single() -> Self {
-        Self::start(1, PAYLOAD, "sync_interval: always").await
+        Self::start(1, PAYLOAD, SYNCED).await
     }
 
     /// A cluster of so many servers, which write to the disk when they come to it.
@@ -56,15 +59,31 @@ impl Nats {
     /// # Panics
     /// When there is no nats-server on this machine, or it does not start.
     pub async fn start(nodes: usize, more: &str, jetstream: &str) -> Self {
-        Self::begin(nodes, more, jetstream, false).await
+        Self::begin(nodes, more, jetstream, false, None).await
     }
 
     /// A cluster of so many servers, the lines between which can be cut.
     pub async fn cuttable(nodes: usize) -> Self {
-        Self::begin(nodes, PAYLOAD, "", true).await
+        Self::begin(nodes, PAYLOAD, "", true, None).await
     }
 
-    async fn begin(nodes: usize, more: &str, jetstream: &str, cuttable: bool) -> Self {
+    /// Another server, with what this one would have on its disk of the streams of a prefix if it were killed now: as
+    /// [`Nats::single`], of which it is a copy.
+    pub async fn copy(&self, prefix: &str) -> Self {
+        Self::begin(1, PAYLOAD, SYNCED, false, Some((self, prefix))).await
+    }
+
+    fn streams(&self, node: usize) -> PathBuf {
+        self.folder.path().join(format!("n{node}/store/jetstream/$G/streams"))
+    }
+
+    async fn begin(
+        nodes: usize,
+        more: &str,
+        jetstream: &str,
+        cuttable: bool,
+        from: Option<(&Self, &str)>,
+    ) -> Self {
         let binary = nats_server();
         let folder = tempfile::Builder::new().prefix("crossdock-nats-").tempdir().expect("a folder");
         let guard = Guard::start(folder.path());
@@ -76,10 +95,11 @@ impl Nats {
             binary,
             client: crate::tls::http().build().expect("an HTTP client"),
             lines: Vec::new(),
-            _folder: folder,
+            copying: Default::default(),
+            folder,
         };
         for (number, port) in ports.iter().enumerate() {
-            let folder = nats._folder.path().join(format!("n{number}"));
+            let folder = nats.folder.path().join(format!("n{number}"));
             std::fs::create_dir(&folder).expect("a folder");
             let config = folder.join("nats.conf");
             let store = folder.join("store").display().to_string();
@@ -108,6 +128,13 @@ impl Nats {
             }
             std::fs::write(&config, text).expect("a configuration");
             nats.nodes.push(Node { port: *port, config, log: folder.join("log"), child: None });
+        }
+        if let Some((from, prefix)) = from {
+            // All of it as of one moment: nothing is written meanwhile.
+            let _one = from.copying.lock().await;
+            from.halt(0).await;
+            copy_streams(&from.streams(0), &nats.streams(0), prefix);
+            from.resume(0).await;
         }
         for number in 0..nodes {
             nats.launch(number).await;
@@ -324,6 +351,38 @@ pub fn nats_server() -> PathBuf {
              CROSSDOCK_NATS_SERVER"
         )
     })
+}
+
+/// Copies what makes up the streams of a prefix; their consumers go.
+fn copy_streams(from: &Path, to: &Path, prefix: &str) {
+    for stream in entries(from) {
+        let name = stream.file_name().expect("a name").to_string_lossy().into_owned();
+        let rest = name.trim_start_matches("KV_").trim_start_matches("OBJ_");
+        if rest.strip_prefix(prefix).is_some_and(|rest| rest.starts_with('-')) {
+            copy_folder(&stream, &to.join(name));
+        }
+    }
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).expect("a folder");
+    for entry in entries(from) {
+        let to = to.join(entry.file_name().expect("a name"));
+        if entry.file_name().is_some_and(|name| name == "obs") {
+            continue;
+        }
+        if entry.is_dir() {
+            copy_folder(&entry, &to);
+        } else {
+            // What is written anew may be gone by now.
+            let _ = std::fs::copy(&entry, &to);
+        }
+    }
+}
+
+fn entries(folder: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(folder).into_iter().flatten();
+    entries.map(|entry| entry.expect("an entry").path()).collect()
 }
 
 fn read(path: &Path) -> String {

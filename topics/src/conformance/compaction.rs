@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::steps::{
-    Dice, ack, batch, close, eventually, info, nothing, publish_batch, read_all, refused, reject, say, soon,
-    standing, stored_texts, subscription, take, text, texts, topic, topic_with,
+    A_WHILE, Dice, ack, batch, close, eventually, info, nothing, publish_batch, read_all, refused, reject,
+    say, soon, standing, stored_texts, subscription, take, text, texts, topic, topic_with,
 };
 use super::{Harness, PATIENCE};
 use crate::{
@@ -188,13 +189,15 @@ pub(super) async fn much_of_it_under_load(harness: Arc<dyn Harness>) {
     let sub = subscription(&broker, "sub", &["prices"]).await;
     let mut dice = Dice(7);
     let mut newest: BTreeMap<String, u64> = BTreeMap::new();
+    let all_is_there = Arc::new(AtomicBool::new(false));
     let consumer = {
-        let (broker, sub) = (broker.clone(), sub.clone());
+        let (broker, sub, all_is_there) = (broker.clone(), sub.clone(), all_is_there.clone());
         tokio::spawn(async move {
             let mut last: BTreeMap<String, u64> = BTreeMap::new();
             loop {
-                let taken = broker.fetch(&sub, Fetch::new(None, 1000, Duration::from_secs(1))).await.unwrap();
-                if taken.is_empty() {
+                let was_all_there = all_is_there.load(Ordering::SeqCst);
+                let taken = broker.fetch(&sub, Fetch::new(None, 1000, A_WHILE)).await.unwrap();
+                if taken.is_empty() && was_all_there {
                     return last;
                 }
                 for delivery in &taken {
@@ -202,7 +205,9 @@ pub(super) async fn much_of_it_under_load(harness: Arc<dyn Harness>) {
                     let before = last.insert(key, delivery.offset);
                     assert!(before.is_none_or(|before| before < delivery.offset), "in order");
                 }
-                ack(&broker, &sub, &taken).await;
+                if !taken.is_empty() {
+                    ack(&broker, &sub, &taken).await;
+                }
             }
         })
     };
@@ -223,6 +228,7 @@ pub(super) async fn much_of_it_under_load(harness: Arc<dyn Harness>) {
             newest.extend((first..).zip(keys).map(|(offset, key)| (key, offset)));
         }
     }
+    all_is_there.store(true, Ordering::SeqCst);
     let told = soon("the consumer", consumer).await.unwrap();
     assert_eq!(told, newest, "whoever reads on gets the newest of each");
     let mut wanted: Vec<u64> = newest.values().copied().collect();

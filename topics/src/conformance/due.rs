@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use super::Harness;
 use super::steps::{
     CLOCK_SLACK, ack, batch, close, eventually, nothing, publish_batch, retry_after, say, standing,
-    subscription, take, take_one, text, texts, topic,
+    subscription, take_one, text, texts, topic,
 };
 use crate::{Clock, Fetch, Message, SystemClock, Timestamp};
 
@@ -27,14 +27,21 @@ pub(super) async fn a_message_is_not_delivered_before_its_time(harness: Arc<dyn 
         Message::new("now"),
     ]);
     publish_batch(&broker, &orders, sent).await.unwrap();
-    let first = take(&broker, &sub, 2).await;
-    assert_eq!(texts(&first), ["long due", "now"], "what is not due holds up nobody");
-    ack(&broker, &sub, &first).await;
-    let later = take_one(&broker, &sub).await;
-    assert!(began.elapsed() + CLOCK_SLACK >= wait, "delivered after {:?}", began.elapsed());
-    assert_eq!((text(&later).as_str(), later.attempt, later.deliveries), ("later", 1, 1));
+    let mut taken = Vec::new();
+    while taken.len() < 3 {
+        let next = take_one(&broker, &sub).await;
+        let is_early = began.elapsed() + CLOCK_SLACK < wait;
+        assert!(text(&next) != "later" || !is_early, "delivered after {:?}", began.elapsed());
+        assert_eq!((next.attempt, next.deliveries), (1, 1));
+        ack(&broker, &sub, std::slice::from_ref(&next)).await;
+        taken.push(next);
+    }
+    let mut taken = texts(&taken);
+    // On a machine that is slow enough it is due before the others are taken.
+    taken.sort_by_key(|text| text == "later");
+    assert_eq!(taken, ["long due", "now", "later"], "what is not due holds up nobody");
     nothing(&broker, &sub).await;
-    assert_eq!(standing(&broker, &sub).await, [0, 1, 1, 0]);
+    assert_eq!(standing(&broker, &sub).await, [0, 0, 1, 0]);
 }
 
 pub(super) async fn a_delivery_time_survives_a_restart(harness: Arc<dyn Harness>) {

@@ -21,19 +21,28 @@ pub(super) async fn a_failed_message_waits_and_the_others_flow(harness: Arc<dyn 
     let orders = topic(&broker, "orders").await;
     let wait = Duration::from_millis(400);
     let sub = subscription_with(&broker, "sub", &["orders"], flat(wait)).await;
-    publish(&broker, &orders, (0..5).map(|n| n.to_string())).await;
-    let poison = take_one(&broker, &sub).await;
+    publish(&broker, &orders, (0..6).map(|n| n.to_string())).await;
+    let failing = take(&broker, &sub, 2).await;
+    say(&broker, &sub, &failing[0], retry_after(HOUR)).await;
     let failed = Instant::now();
-    say(&broker, &sub, &poison, retry("not now")).await;
-    let others = take(&broker, &sub, 4).await;
-    assert_eq!(texts(&others), ["1", "2", "3", "4"]);
-    ack(&broker, &sub, &others).await;
-    let again = take_one(&broker, &sub).await;
-    // The backoff is shortened by at most a quarter.
-    assert!(failed.elapsed() + CLOCK_SLACK >= wait * 3 / 4, "back after {:?}", failed.elapsed());
-    assert_eq!((text(&again).as_str(), again.attempt, again.deliveries), ("0", 2, 2));
-    assert_ne!(again.id, poison.id, "each delivery has a name of its own");
-    ack(&broker, &sub, &[again]).await;
+    say(&broker, &sub, &failing[1], retry("not now")).await;
+    let (mut others, mut again) = (Vec::new(), None);
+    while others.len() < 4 || again.is_none() {
+        let next = take_one(&broker, &sub).await;
+        ack(&broker, &sub, std::slice::from_ref(&next)).await;
+        if text(&next) == "1" {
+            // The backoff is shortened by at most a quarter.
+            assert!(failed.elapsed() + CLOCK_SLACK >= wait * 3 / 4, "back after {:?}", failed.elapsed());
+            assert_eq!((next.attempt, next.deliveries), (2, 2));
+            assert_ne!(next.id, failing[1].id, "each delivery has a name of its own");
+            again = Some(next);
+        } else {
+            others.push(next);
+        }
+    }
+    assert_eq!(texts(&others), ["2", "3", "4", "5"]);
+    nothing(&broker, &sub).await;
+    assert_eq!(standing(&broker, &sub).await, [0, 0, 1, 0]);
 }
 
 pub(super) async fn each_failure_waits_longer(harness: Arc<dyn Harness>) {
@@ -111,20 +120,28 @@ pub(super) async fn a_fetch_can_ask_for_another_lease(harness: Arc<dyn Harness>)
 pub(super) async fn a_lease_can_be_extended(harness: Arc<dyn Harness>) {
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;
-    let sub = subscription_with(&broker, "sub", &["orders"], |s| s.lease = Duration::from_secs(2)).await;
-    publish(&broker, &orders, ["kept", "lost"]).await;
-    let taken = take(&broker, &sub, 2).await;
-    let kept = broker.extend(&sub, &[taken[0].id], HOUR).await.unwrap();
-    assert_eq!((kept.settled, kept.stale.len()), (1, 0), "{kept:?}");
+    let lease = Duration::from_secs(2);
+    let sub = subscription_with(&broker, "sub", &["orders"], |s| s.lease = lease).await;
+    publish(&broker, &orders, ["one", "another"]).await;
+    let taken = loop {
+        let began = Instant::now();
+        let taken = take(&broker, &sub, 2).await;
+        let kept = broker.extend(&sub, &[taken[0].id], HOUR).await.unwrap();
+        if kept.settled == 1 {
+            break taken;
+        }
+        // The machine was too slow: both come again.
+        assert!(began.elapsed() + CLOCK_SLACK >= lease, "{kept:?}");
+    };
     let again = take_one(&broker, &sub).await;
-    assert_eq!(text(&again), "lost", "only the one that was not extended comes back");
+    assert_eq!(again.offset, taken[1].offset, "only the one that was not extended comes back");
     let late = broker.extend(&sub, &[taken[1].id], HOUR).await.unwrap();
     assert_eq!((late.settled, late.stale), (0, vec![taken[1].id]));
     ack(&broker, &sub, &taken[..1]).await;
     // Extending can also mean holding it less long.
     let shorter = broker.extend(&sub, &[again.id], Duration::from_millis(20)).await.unwrap();
     if shorter.settled == 1 {
-        assert_eq!(take_one(&broker, &sub).await.attempt, 3);
+        assert_eq!(take_one(&broker, &sub).await.attempt, again.attempt + 1);
     }
     super::steps::refused(
         broker.extend(&super::steps::name("nobody"), &[again.id], HOUR).await,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::steps::{
-    A_WHILE, Dice, ack, batch, close, eventually, fetch, nothing, publish_batch, reject, retry, say, soon,
-    standing, subscription_with, take, take_one, text, texts, topic,
+    A_WHILE, Dice, ack, batch, close, eventually, fetch, nothing, publish_batch, reject, retry, retry_after,
+    say, soon, standing, subscription_with, take, take_one, text, texts, topic,
 };
 use super::{Harness, PATIENCE};
 use crate::{
@@ -63,18 +63,21 @@ pub(super) async fn a_failing_one_holds_up_its_key_alone(harness: Arc<dyn Harnes
     let broker = harness.open().await;
     let orders = topic(&broker, "orders").await;
     let sub = by_key(&broker, "sub", &["orders"]).await;
-    send(&broker, &orders, &["a1", "a2", "b1", "b2"]).await;
-    let first = take(&broker, &sub, 2).await;
-    say(&broker, &sub, &first[0], crate::Outcome::Retry { after: Some(A_WHILE * 2), reason: "x".into() })
-        .await;
-    ack(&broker, &sub, &first[1..]).await;
+    send(&broker, &orders, &["a1", "a2", "b1", "b2", "c1", "c2"]).await;
+    let first = take(&broker, &sub, 3).await;
+    assert_eq!(texts(&first), ["a1", "b1", "c1"]);
+    say(&broker, &sub, &first[0], retry_after(Duration::from_secs(3600))).await;
+    ack(&broker, &sub, &first[1..2]).await;
     let second = take_one(&broker, &sub).await;
     assert_eq!(text(&second), "b2");
     ack(&broker, &sub, &[second]).await;
+    nothing(&broker, &sub).await;
+    // Tried again, it is before those behind it.
+    say(&broker, &sub, &first[2], retry_after(A_WHILE)).await;
     let again = take_one(&broker, &sub).await;
-    assert_eq!((text(&again).as_str(), again.attempt), ("a1", 2));
+    assert_eq!((text(&again).as_str(), again.attempt), ("c1", 2));
     ack(&broker, &sub, &[again]).await;
-    assert_eq!(text(&take_one(&broker, &sub).await), "a2");
+    assert_eq!(text(&take_one(&broker, &sub).await), "c2");
 }
 
 pub(super) async fn a_poison_key_is_parked_alone(harness: Arc<dyn Harness>) {
