@@ -5,12 +5,12 @@ use std::collections::VecDeque;
 use crossdock_topics::Error;
 use tokio::time::Instant;
 
-use super::group::Group;
-use super::publisher::Publisher;
+use super::group::{Group, Known};
+use super::publisher::{CAREFUL, Publisher};
 use super::sending::Answer;
 use super::topic::Queued;
 
-/// Part of a chain, its last message's place in it, and what NATS said to it. What was sent on its own has no place.
+/// A part of a chain, its last message's place in it, and what NATS said to that. What was sent on its own has no place.
 pub(super) type Link = (Group, Option<u64>, Answer);
 
 impl Publisher {
@@ -24,6 +24,10 @@ impl Publisher {
                 (Answer::Stored(sequence), _) | (_, Some(sequence)) => self.stored(group, sequence),
                 (answer, None) => drop(self.settle(group, answer, deadline).await),
             }
+        }
+        let mut chain: VecDeque<Link> = chain.into_iter().flat_map(|link| self.one_by_one(link)).collect();
+        if chain.iter().any(|(.., answer)| matches!(answer, Answer::WrongLast(_))) {
+            self.state.careful = CAREFUL;
         }
         let of_run = self.naming.all_of_run();
         self.state.run.broken();
@@ -52,6 +56,23 @@ impl Publisher {
                 queue.waiting.push_front(Queued::Batch(waiting));
             }
         }
+    }
+
+    /// The messages of a part of a chain by themselves: only the last one's answer was asked for.
+    fn one_by_one(&self, (group, place, answer): Link) -> VecDeque<Link> {
+        let Some(end) = place.filter(|_| group.length() > 1) else {
+            return VecDeque::from([(group, place, answer)]);
+        };
+        let first = end + 1 - group.length() as u64;
+        let messages = (first..).zip(group.into_waiting());
+        let unknown = || Answer::Unknown("nobody has asked".into());
+        let mut links: VecDeque<Link> = messages
+            .map(|(place, waiting)| (self.group(vec![waiting], &Known::new()), Some(place), unknown()))
+            .collect();
+        if let Some((.., last)) = links.back_mut() {
+            *last = answer;
+        }
+        links
     }
 
     /// Answers what is stored of a chain; gives whether some of the rest may still be.

@@ -88,13 +88,18 @@ impl Group {
     ) -> Self {
         let mut group = Self {
             parts: Vec::with_capacity(waiting.len()),
-            messages: Vec::new(),
+            messages: Vec::with_capacity(waiting.len()),
             length: 0,
             last_own: None,
         };
         let mut seen: HashMap<String, usize> = HashMap::new();
+        let mut named: Option<(Option<u128>, Subject)> = None;
         for waiting in waiting {
-            let begin = naming.begin(waiting.source.as_ref());
+            let publisher = waiting.source.map(|source| source.publisher);
+            let begin = match named.take().filter(|(known, _)| *known == publisher) {
+                Some((_, begin)) => begin,
+                None => naming.begin(waiting.source.as_ref()),
+            };
             let mut part = Part { at: group.messages.len(), duplicates: Vec::new(), waiting };
             let (mut at, mut place) = (0, 0);
             while let Some((record, next)) = Record::slice(&part.waiting.records, at) {
@@ -125,6 +130,7 @@ impl Group {
                 place += 1;
             }
             group.parts.push(part);
+            named = Some((publisher, begin));
         }
         group.length = group.messages.len();
         group.mark_sources(oldest);

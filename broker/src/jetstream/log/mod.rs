@@ -206,7 +206,10 @@ impl Logs {
     fn enqueue(self: &Arc<Self>, log: &Arc<TopicLog>, queued: Queued) {
         let mut queue = log.queue.lock();
         queue.waiting.push_back(queued);
-        if !std::mem::replace(&mut queue.running, true) {
+        if std::mem::replace(&mut queue.running, true) {
+            drop(queue);
+            log.queued.notify_one();
+        } else {
             self.shutdown.tasks().spawn(publisher::run(self.clone(), log.clone()));
         }
     }

@@ -18,7 +18,7 @@ use super::super::connection::Connection;
 use super::group::{DUPLICATES, Outgoing, SOURCE, read_source};
 use super::message::{self, TIME, decode, encode, larger_than};
 use super::naming::Naming;
-use super::sending::{Answer, send};
+use super::sending::{Answer, Piece, send};
 use super::stored::{From, Kept};
 use super::streams::{Streams, unavailable};
 use crate::moving::house::{Item, PAGE_BYTES, Sent};
@@ -242,7 +242,7 @@ impl Moving {
             }
             self.groups += 1;
             let name = format!("{}-{}", self.name, self.groups);
-            let why = match send(&self.streams.connection, &name, copy).await.answer().await {
+            let why = match send(&self.streams.connection, Piece::Batch(&name), copy).await.answer().await {
                 Answer::Stored(sequence) if sequence == end => {
                     *at = end;
                     return Ok(());

@@ -31,18 +31,18 @@ pub(super) struct Naming {
 
 impl Naming {
     /// What the subjects of a publisher's messages begin with.
-    pub(super) fn begin(&self, source: Option<&Source>) -> String {
+    pub(super) fn begin(&self, source: Option<&Source>) -> Subject {
         let Self { base, engine, run, .. } = self;
         match source {
-            None => format!("{base}.{OWN}.{engine}.{run}"),
-            Some(source) => format!("{base}.{:032x}.{engine}.{run}", source.publisher),
+            None => format!("{base}.{OWN}.{engine}.{run}").into(),
+            Some(source) => format!("{base}.{:032x}.{engine}.{run}", source.publisher).into(),
         }
     }
 
     /// The subject of a message of the publisher whose subjects begin so.
-    pub(super) fn subject(&self, begin: &str, record: &Record) -> Subject {
+    pub(super) fn subject(&self, begin: &Subject, record: &Record) -> Subject {
         match record.key() {
-            _ if !self.keyed => begin.into(),
+            _ if !self.keyed => begin.clone(),
             Some(key) => format!("{begin}.{}", key_token(key)).into(),
             None => format!("{begin}._").into(),
         }

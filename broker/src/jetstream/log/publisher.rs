@@ -2,7 +2,8 @@
 //!
 //! Where several servers have each message, all that waits goes to NATS as one atomic batch, and the next one when that
 //! is answered. A stream of one server takes batches slowly and single messages fast: there single messages follow each
-//! other without waiting, as a chain.
+//! other without waiting, as a chain. What waits together is a part of a chain, and NATS is asked for an answer to its last
+//! message only: that one is stored if all before it are.
 //!
 //! # Why nothing is stored twice, or out of order
 //!
@@ -25,8 +26,8 @@
 //! predecessor lies at its own: from one that is stored all before it are known to be. (What a message expects of its
 //! predecessor alone would not do: where somebody else publishes in between, one lies further behind than was foretold, and
 //! a later one finds there what it takes for its predecessor.) The first one of a chain expects the stream's end, and its
-//! publisher's last message. Those behind it need not: between the end and their place nothing else lies, and whoever
-//! is not known to have published last in this run has to be the first.
+//! publisher's last message, unless that is known to lie in this run. Those behind it need not: between the end and their
+//! place nothing else lies, and whoever is not known to have published last in this run has to be the first.
 //!
 //! Where something of a chain was not answered, the run is over, and the next one has another number. What was stored of
 //! the chain is told by the last message of its run. What was not can only be stored while the stream ends where its
@@ -39,18 +40,21 @@
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 use async_nats::Subject;
-use async_nats::header::{HeaderName, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE};
+use async_nats::header::{
+    HeaderName, HeaderValue, NATS_EXPECTED_LAST_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+};
 use crossdock_topics::{Durability, Error, ErrorCode, Expected, Revision, Source};
-use tokio::time::timeout;
+use tokio::time::{Interval, MissedTickBehavior, timeout};
 
 use super::Logs;
 use super::compaction::OldKeys;
-use super::group::{Group, Known, Waiting};
+use super::group::{Group, Known, Outgoing, Waiting};
 use super::naming::Naming;
 use super::run::Run;
-use super::sending::{Answer, Sent, send};
+use super::sending::{Answer, Piece, Sent, late, send};
 use super::topic::{Queued, TopicLog};
 use crate::embedded::sources::{Sources, Turn};
 
@@ -59,7 +63,13 @@ pub(super) const MOST_MESSAGES: usize = 1000;
 /// A group is closed at so many bytes.
 const GROUP_BYTES: usize = 4 << 20;
 /// So many single messages follow each other without an answer.
-const UNDER_WAY: usize = 1024;
+const UNDER_WAY: u64 = 1024;
+/// So many of them have one answer at most; and no more than one in so many of those that are under way or wait, so that
+/// more can follow while there is something for NATS to do.
+const PART: usize = 64;
+const PARTS: u64 = 4;
+/// How often it is seen to that answers do not take too long, and whether there is still something to publish.
+const TICK: Duration = Duration::from_millis(250);
 /// From so many waiting on, a stream of one server that syncs each message is better off with a batch.
 const WORTH_A_BATCH: usize = 24;
 /// So many groups are sent with care after somebody else has published in between.
@@ -106,25 +116,37 @@ impl Sending {
     }
 }
 
-/// Publishes what waits for a topic until nothing does.
+/// Publishes what waits for a topic until nothing has for a while.
 pub(super) async fn run(logs: Arc<Logs>, log: Arc<TopicLog>) {
     let sending = log.sending.lock().take();
     let state = sending.unwrap_or_else(|| Box::new(Sending::new(logs.new_publisher())));
     let mut publisher = Publisher::new(logs, log, state);
     loop {
-        publisher.fill().await;
-        if publisher.under_way.is_empty() {
-            let log = publisher.log.clone();
-            let mut queue = log.queue.lock();
-            if queue.waiting.is_empty() {
-                queue.running = false;
-                *log.sending.lock() = Some(publisher.state);
-                return;
-            }
+        let next = publisher.fill().await;
+        if !publisher.under_way.is_empty() {
+            publisher.take_in(next).await;
             continue;
         }
-        publisher.take_in().await;
+        let log = publisher.log.clone();
+        if publisher.wait().await {
+            continue;
+        }
+        let mut queue = log.queue.lock();
+        if queue.waiting.is_empty() {
+            queue.running = false;
+            *log.sending.lock() = Some(publisher.state);
+            return;
+        }
     }
+}
+
+/// What is to be done when what may be sent is.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// More can be sent as soon as it comes.
+    More,
+    /// Nothing can be sent before there is an answer.
+    Answer,
 }
 
 pub(super) struct Publisher {
@@ -137,6 +159,8 @@ pub(super) struct Publisher {
     pub(super) naming: Naming,
     /// Of the definition that the naming follows.
     revision: Revision,
+    /// One for all that is waited for: timers for each answer cost more than the rest of the waiting.
+    tick: Interval,
 }
 
 /// A group that is not answered.
@@ -147,6 +171,13 @@ pub(super) struct UnderWay {
     place: Option<u64>,
     /// The subject of that message.
     last: Option<Subject>,
+}
+
+/// What goes into one group.
+struct Taken {
+    queued: Vec<Queued>,
+    /// As a part of a chain.
+    chained: bool,
 }
 
 impl Publisher {
@@ -160,7 +191,9 @@ impl Publisher {
             under_way: VecDeque::new(),
             sources: HashSet::new(),
             revision: 0,
+            tick: tokio::time::interval(TICK),
         };
+        publisher.tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         publisher.follow_definition();
         publisher
     }
@@ -185,84 +218,99 @@ impl Publisher {
     }
 
     /// Sends what may be sent now.
-    async fn fill(&mut self) {
+    async fn fill(&mut self) -> Next {
         let mut up = self.logs.streams.connection.up();
         loop {
             // What is sent meanwhile lies in this process, and would only have to be looked for.
             if !up.borrow_and_update().is {
                 if !self.under_way.is_empty() {
-                    return;
+                    return Next::Answer;
                 }
                 let is_up = tokio::select! {
                     is_up = timeout(self.logs.patience(), up.wait_for(|up| up.is)) => is_up.is_ok(),
                     () = self.logs.shutdown.started() => false,
                 };
                 if !is_up {
-                    return self.nobody_there();
+                    self.nobody_there();
+                    return Next::More;
                 }
             }
             self.follow_definition();
             let chains = self.may_chain();
-            if self.under_way.len() >= if chains { UNDER_WAY } else { 1 } {
-                return;
+            if self.messages_under_way() >= if chains { UNDER_WAY } else { 1 } {
+                return Next::Answer;
             }
-            let waiting = self.next_waiting(chains);
-            if waiting.is_empty() {
-                return;
-            }
-            let waiting = self.admit(waiting).await;
+            let Taken { queued, chained } = match self.next_waiting(chains) {
+                Some(taken) => taken,
+                None if chains && self.log.queue.lock().waiting.is_empty() => return Next::More,
+                None => return Next::Answer,
+            };
+            let waiting = self.admit(queued).await;
             if waiting.is_empty() {
                 continue;
             }
             self.state.careful = self.state.careful.saturating_sub(1);
             let group = self.group(waiting, &Known::new());
-            let chained = chains
-                && group.messages.len() == 1
-                && group.waiting().all(|waiting| waiting.expected.is_none());
-            let place = if chained { self.next_place() } else { None };
+            let place = if chained { self.next_place(group.length()) } else { None };
             let group = self.launch(group, place).await;
             self.under_way.push_back(group);
             if place.is_none() {
-                return;
+                return Next::Answer;
             }
         }
     }
 
-    /// What goes into one group, from what waits.
-    fn next_waiting(&self, chains: bool) -> Vec<Queued> {
+    /// How many messages of a chain are not answered; without end where something else is.
+    fn messages_under_way(&self) -> u64 {
+        let (Some(first), Some(last)) = (self.under_way.front(), self.under_way.back()) else { return 0 };
+        match (first.place, last.place) {
+            (Some(first_end), Some(end)) => end - first_end + first.group.length() as u64,
+            _ => u64::MAX,
+        }
+    }
+
+    /// What goes into one group, from what waits; `None` when nothing can be sent now.
+    fn next_waiting(&self, chains: bool) -> Option<Taken> {
         let mut queue = self.log.queue.lock();
         // Each message of a stream of one server is synced on its own; those of a batch together.
         let batch = self.log.durability >= Durability::Fsync
             && self.under_way.is_empty()
             && queue.waiting.len() >= WORTH_A_BATCH;
-        let enough = if !chains || batch { MOST_MESSAGES } else { 1 };
-        let (mut taken, mut count, mut bytes) = (Vec::new(), 0, 0);
+        let chains = chains && !batch;
+        let mut taken = Taken { queued: Vec::new(), chained: chains };
+        let share = (self.messages_under_way() + queue.waiting.len() as u64) / PARTS;
+        let enough = if chains { (share as usize).clamp(1, PART) } else { MOST_MESSAGES };
+        let (mut count, mut bytes) = (0, 0);
         let mut sources: Vec<(u128, u64)> = Vec::new();
         while let Some(next) = queue.waiting.front() {
             if let Queued::Batch(next) = next {
                 let more = next.count as usize;
-                let first = taken.is_empty();
-                if !self.under_way.is_empty() && self.needs_the_others(next) {
+                let is_first = count == 0;
+                let needs_the_others = self.needs_the_others(next);
+                let has_others = !self.under_way.is_empty() || (chains && !is_first);
+                if has_others && needs_the_others {
                     break;
                 }
                 let again = next.source.is_some_and(|s| sources.contains(&(s.publisher, s.sequence)));
                 let full = count + more > enough || bytes + next.records.len() > GROUP_BYTES;
-                if !first && (full || again || next.expected.is_some()) {
+                // Whether one with an id is stored is told by its own answer.
+                let alone = next.expected.is_some() || (chains && next.has_ids && self.naming.dedup);
+                if !is_first && (full || again || alone) {
                     break;
                 }
                 sources.extend(next.source.map(|s| (s.publisher, s.sequence)));
                 count += more;
                 bytes += next.records.len();
-                let expects = next.expected.is_some();
-                taken.extend(queue.waiting.pop_front());
-                if expects {
+                taken.chained &= more == 1 && next.expected.is_none();
+                taken.queued.extend(queue.waiting.pop_front());
+                if alone || (chains && !taken.chained) {
                     break;
                 }
             } else {
-                taken.extend(queue.waiting.pop_front());
+                taken.queued.extend(queue.waiting.pop_front());
             }
         }
-        taken
+        Some(taken).filter(|taken| !taken.queued.is_empty())
     }
 
     /// Whether a batch can only be sent when all others are answered.
@@ -273,10 +321,10 @@ impl Publisher {
             || !self.state.run.has(next.source.map(|source| source.publisher))
     }
 
-    /// Where the next message of a chain will lie, if it will.
-    fn next_place(&self) -> Option<u64> {
+    /// Where the last one of the next messages of a chain will lie, if they will.
+    fn next_place(&self, length: usize) -> Option<u64> {
         let end = self.under_way.back().map_or(self.state.run.end, |last| last.place)?;
-        Some(end + 1)
+        Some(end + length as u64)
     }
 
     /// What of it is to be stored; all else is answered.
@@ -336,14 +384,59 @@ impl Publisher {
 
     /// Sends a group, with what it expects; in a chain, for its place.
     pub(super) async fn launch(&mut self, mut group: Group, place: Option<u64>) -> UnderWay {
-        let naming = &self.naming;
         let mut messages = std::mem::take(&mut group.messages);
+        self.state.groups += 1;
+        let last = messages.last().map(|message| message.subject.clone());
+        let sent = if let Some(place) = place {
+            self.expect_places(&group, &mut messages, place);
+            self.state.run.joined(group.publishers());
+            send(&self.logs.streams.connection, Piece::Chain, messages).await
+        } else {
+            self.expect(&group, &mut messages).await;
+            let name = format!("{}-{}", self.state.engine, self.state.groups);
+            send(&self.logs.streams.connection, Piece::Batch(&name), messages).await
+        };
+        UnderWay { group, sent, place, last }
+    }
+
+    /// What a part of a chain expects, whose last message is to lie at `place`.
+    fn expect_places(&self, group: &Group, messages: &mut [Outgoing], place: u64) {
+        let before = place.saturating_sub(messages.len() as u64);
+        let mut predecessor = self.under_way.back().and_then(|under_way| under_way.last.clone());
+        if predecessor.is_none()
+            && let (Some(first), Some((_, source))) = (messages.first_mut(), group.firsts().next())
+            && !self.state.run.has(source.map(|source| source.publisher))
+        {
+            self.expect_last_of(source.as_ref(), first);
+        }
+        for (before, Outgoing { subject, headers, .. }) in (before..).zip(messages) {
+            headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(before));
+            if let Some(predecessor) = &predecessor {
+                headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(before));
+                if predecessor != subject {
+                    headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, predecessor.to_string());
+                }
+            }
+            predecessor = Some(subject.clone());
+        }
+    }
+
+    /// Has a message expect what its publisher has stored last.
+    fn expect_last_of(&self, source: Option<&Source>, message: &mut Outgoing) {
+        let last = HeaderValue::from(self.state.last_of(source));
+        message.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last);
+        let all = self.naming.all_of(source);
+        message.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, all);
+    }
+
+    /// What a group on its own expects.
+    async fn expect(&mut self, group: &Group, messages: &mut [Outgoing]) {
         let expected = group.waiting().find_map(|waiting| waiting.expected.clone());
         match (expected, messages.first_mut()) {
             (_, None) => {}
             (Some(Expected::Last(last)), Some(first)) => {
                 let last = last.map_or(0, |offset| offset.saturating_add(1));
-                first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, last.to_string());
+                first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, HeaderValue::from(last));
             }
             (Some(Expected::LastOfKey(key, last)), Some(first)) => {
                 // What was stored before keys were parts of subjects is not there for NATS.
@@ -354,53 +447,52 @@ impl Publisher {
                     (None, Some(_)) => i64::MAX as u64,
                     (last, _) => last.map_or(0, |offset| offset.saturating_add(1)),
                 };
-                first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
-                first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_with(&key));
+                first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, HeaderValue::from(last));
+                let all = self.naming.all_with(&key);
+                first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, all);
             }
-            (None, Some(first)) => {
-                let before = place.map(|place| place - 1);
-                if let Some(before) = before {
-                    first.headers.insert(NATS_EXPECTED_LAST_SEQUENCE, before.to_string());
-                }
-                let predecessor = self.under_way.back().and_then(|under_way| under_way.last.as_ref());
-                if let (Some(before), Some(subject)) = (before, predecessor) {
-                    first.headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, before.to_string());
-                    if *subject != first.subject {
-                        first
-                            .headers
-                            .insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, subject.to_string());
-                    }
-                } else {
-                    for (at, source) in group.firsts() {
-                        let headers = &mut messages[at].headers;
-                        let last = self.state.last_of(source.as_ref());
-                        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, last.to_string());
-                        let all = naming.all_of(source.as_ref());
-                        headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, all);
-                    }
+            (None, Some(_)) => {
+                for (at, source) in group.firsts() {
+                    self.expect_last_of(source.as_ref(), &mut messages[at]);
                 }
             }
         }
-        let last = messages.last().map(|message| message.subject.clone());
-        if place.is_some() {
-            self.state.run.joined(group.publishers());
-        }
-        self.state.groups += 1;
-        let name = format!("{}-{}", self.state.engine, self.state.groups);
-        let sent = send(&self.logs.streams.connection, &name, messages).await;
-        UnderWay { group, sent, place, last }
     }
 
-    /// Waits for the oldest answer, and deals with it.
-    async fn take_in(&mut self) {
-        let Some(UnderWay { group, sent, place, .. }) = self.under_way.pop_front() else { return };
-        let answer = sent.answer().await;
+    /// Waits for something to publish; gives whether there may be something.
+    async fn wait(&mut self) -> bool {
+        for _ in 0..2 {
+            tokio::select! {
+                biased;
+                () = self.log.queued.notified() => return true,
+                () = self.logs.shutdown.started() => break,
+                _ = self.tick.tick() => {}
+            }
+        }
+        false
+    }
+
+    /// Waits for the oldest answer, and deals with it; or, if more can be sent, for that to come.
+    async fn take_in(&mut self, next: Next) {
+        let Some(oldest) = self.under_way.front_mut() else { return };
+        let answer = tokio::select! {
+            biased;
+            answer = oldest.sent.told() => answer,
+            () = self.log.queued.notified(), if next == Next::More => return,
+            _ = self.tick.tick() => {
+                if !oldest.sent.is_late() {
+                    return;
+                }
+                late()
+            }
+        };
+        let Some(UnderWay { group, place, .. }) = self.under_way.pop_front() else { return };
         if let Answer::Stored(sequence) = answer {
             return self.stored(group, sequence);
         }
         // What follows it waits for it: nothing more of the chain will be stored, or it is not known how much was.
         let mut chain = VecDeque::from([(group, place, answer)]);
-        for UnderWay { group, sent, place, .. } in std::mem::take(&mut self.under_way) {
+        for UnderWay { group, mut sent, place, .. } in std::mem::take(&mut self.under_way) {
             chain.push_back((group, place, sent.answer().await));
         }
         self.broken(chain).await;

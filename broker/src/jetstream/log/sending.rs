@@ -2,11 +2,15 @@
 
 use std::time::Duration;
 
-use async_nats::header::{NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, NATS_MESSAGE_ID};
+use async_nats::header::{
+    NATS_BATCH_COMMIT, NATS_BATCH_ID, NATS_BATCH_SEQUENCE, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE,
+    NATS_MESSAGE_ID,
+};
 use async_nats::jetstream::context::{PublishAckFuture, PublishError, PublishErrorKind};
 use async_nats::{HeaderMap, client};
 use crossdock_topics::{Error, ErrorCode};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 use super::super::connection::{Connection, Up};
 use super::group::Outgoing;
@@ -42,66 +46,111 @@ pub(super) enum Answer {
 
 /// A group on its way.
 pub(super) struct Sent {
-    ack: Result<PublishAckFuture, Answer>,
+    ack: Result<Ack, Answer>,
     up: watch::Receiver<Up>,
     times: u64,
+    deadline: Instant,
 }
 
-/// Sends messages, as one piece if there are several. They are on their way, behind those that were sent before, when
-/// this returns.
-pub(super) async fn send(connection: &Connection, batch: &str, messages: Vec<Outgoing>) -> Sent {
+type Ack = <PublishAckFuture as IntoFuture>::IntoFuture;
+
+/// How several messages belong together.
+#[derive(Clone, Copy)]
+pub(super) enum Piece<'a> {
+    /// All of them are stored or none, under this name.
+    Batch(&'a str),
+    /// Each is stored if the one before it is; what is said of the last one is asked for only.
+    Chain,
+}
+
+/// Sends messages. They are on their way, behind those that were sent before, when this returns.
+pub(super) async fn send(connection: &Connection, piece: Piece<'_>, messages: Vec<Outgoing>) -> Sent {
     let up = connection.up();
     let times = up.borrow().times;
+    let mut sent = 0;
+    let sending = hand_over(connection, piece, messages, &mut sent);
+    let stuck = || Err(Answer::Busy("the connection to NATS takes nothing".into()));
+    let ack = tokio::time::timeout(PATIENCE, sending).await.unwrap_or_else(|_| stuck());
+    let ack = match (ack, piece) {
+        // Those before it are stored, or will be.
+        (Err(why), Piece::Chain) if sent > 0 => {
+            Err(Answer::Unknown(format!("its end was not sent: {why:?}")))
+        }
+        (ack, _) => ack.map(PublishAckFuture::into_future),
+    };
+    Sent { ack, up, times, deadline: Instant::now() + PATIENCE }
+}
+
+async fn hand_over(
+    connection: &Connection,
+    piece: Piece<'_>,
+    messages: Vec<Outgoing>,
+    sent: &mut usize,
+) -> Result<PublishAckFuture, Answer> {
     let count = messages.len();
-    let mut ack = Err(Answer::Refused(Error::internal("a group without a message")));
-    for (n, mut message) in (1..).zip(messages) {
-        if count > 1 {
-            message.headers.insert(async_nats::header::NATS_BATCH_ID, batch);
-            message.headers.insert(async_nats::header::NATS_BATCH_SEQUENCE, n.to_string());
-        }
-        if n < count {
-            let sent =
-                connection.client.publish_with_headers(message.subject, message.headers, message.payload);
+    for (n, Outgoing { subject, mut headers, payload }) in (1..).zip(messages) {
+        if let Piece::Batch(name) = piece
+            && count > 1
+        {
+            headers.insert(NATS_BATCH_ID, name);
+            headers.insert(NATS_BATCH_SEQUENCE, n.to_string());
             // Without its end NATS forgets what has come of it.
-            match tokio::time::timeout(PATIENCE, sent).await {
-                Ok(Ok(())) => continue,
-                Ok(Err(error)) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {
-                    ack = Err(Answer::Refused(too_large(&error.to_string())));
-                }
-                Ok(Err(error)) => ack = Err(Answer::Busy(error.to_string())),
-                Err(_) => ack = Err(Answer::Busy("the connection to NATS takes nothing".into())),
+            if n == count {
+                headers.insert(NATS_BATCH_COMMIT, "1");
             }
-            break;
         }
-        if count > 1 {
-            message.headers.insert(async_nats::header::NATS_BATCH_COMMIT, "1");
+        if n == count {
+            let asked = connection.context.publish_with_headers(subject, headers, payload).await;
+            return asked.map_err(|error| told(&error));
         }
-        let sent =
-            connection.context.publish_with_headers(message.subject, message.headers, message.payload).await;
-        ack = sent.map_err(|error| told(&error));
+        match connection.client.publish_with_headers(subject, headers, payload).await {
+            Ok(()) => *sent = n,
+            Err(error) if error.kind() == client::PublishErrorKind::MaxPayloadExceeded => {
+                return Err(Answer::Refused(too_large(&error.to_string())));
+            }
+            Err(error) => return Err(Answer::Busy(error.to_string())),
+        }
     }
-    Sent { ack, up, times }
+    Err(Answer::Refused(Error::internal("a group without a message")))
 }
 
 impl Sent {
-    /// Waits for what NATS says. A connection that is lost meanwhile will not bring it any more.
-    pub(super) async fn answer(mut self) -> Answer {
-        let ack = match self.ack {
+    /// Waits for what NATS says, for as long as it may take.
+    pub(super) async fn answer(&mut self) -> Answer {
+        let deadline = self.deadline;
+        tokio::time::timeout_at(deadline, self.told()).await.unwrap_or_else(|_| late())
+    }
+
+    /// Waits for what NATS says. A connection that is lost meanwhile will not bring it any more. Dropped before it
+    /// resolves, it can be called again; once it has, it is not to be.
+    pub(super) async fn told(&mut self) -> Answer {
+        let ack = match &mut self.ack {
             Ok(ack) => ack,
-            Err(answer) => return answer,
+            Err(answer) => {
+                return std::mem::replace(answer, Answer::Unknown("it was answered before".into()));
+            }
         };
         let times = self.times;
         tokio::select! {
             biased;
-            ack = ack.into_future() => match ack {
+            ack = ack => match ack {
                 Ok(ack) if ack.duplicate => Answer::Duplicate(ack.sequence),
                 Ok(ack) => Answer::Stored(ack.sequence),
                 Err(error) => told(&error),
             },
             _ = self.up.wait_for(|up| up.times != times) => Answer::Unknown("the connection was lost".into()),
-            () = tokio::time::sleep(PATIENCE) => Answer::Unknown("NATS does not answer".into()),
         }
     }
+
+    /// Whether it has taken as long as it may.
+    pub(super) fn is_late(&self) -> bool {
+        Instant::now() >= self.deadline
+    }
+}
+
+/// What is known when it has.
+pub(super) fn late() -> Answer {
+    Answer::Unknown("NATS does not answer".into())
 }
 
 /// Asks whether a message of this id is stored, with a batch that cannot be stored: its second message expects another one
@@ -119,7 +168,7 @@ pub(super) async fn is_known(
     let mut headers = HeaderMap::new();
     headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, "1");
     let fails = Outgoing { subject: format!("{base}.nobody").into(), headers, payload: bytes::Bytes::new() };
-    match send(connection, batch, vec![asked, fails]).await.answer().await {
+    match send(connection, Piece::Batch(batch), vec![asked, fails]).await.answer().await {
         Answer::Duplicates => Ok(true),
         Answer::WrongLast(_) => Ok(false),
         Answer::Stored(_) | Answer::Duplicate(_) => {

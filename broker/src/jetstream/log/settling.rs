@@ -10,7 +10,7 @@ use tokio::time::Instant;
 use super::group::{Group, Known, Outgoing, Waiting, read_source};
 use super::message::{decode, encode, escape};
 use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher, UnderWay};
-use super::sending::{Answer, is_known, send};
+use super::sending::{Answer, Piece, is_known, send};
 use super::streams::{From, unavailable};
 use super::topic::Queued;
 
@@ -71,7 +71,7 @@ impl Publisher {
                     // Not for all of them.
                     for waiting in group.into_waiting() {
                         let group = self.group(vec![waiting], &known);
-                        let UnderWay { group, sent, .. } = self.launch(group, None).await;
+                        let UnderWay { group, mut sent, .. } = self.launch(group, None).await;
                         let answer = sent.answer().await;
                         Box::pin(self.settle(group, answer, deadline)).await;
                     }
@@ -145,7 +145,7 @@ impl Publisher {
                 self.answer(group, |_| tail);
                 return false;
             }
-            let sent = self.launch(group, None).await;
+            let mut sent = self.launch(group, None).await;
             group = sent.group;
             answer = sent.sent.answer().await;
         }
@@ -211,7 +211,8 @@ impl Publisher {
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE, self.state.own_last.to_string());
             headers.insert(NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, naming.all_of(None));
             let subject = naming.subject(&naming.begin(None), &record);
-            let sent = send(&connection, "", vec![Outgoing { subject, headers, payload }]).await;
+            let message = vec![Outgoing { subject, headers, payload }];
+            let mut sent = send(&connection, Piece::Chain, message).await;
             match sent.answer().await {
                 Answer::Duplicate(sequence) if sequence > 0 => {
                     known.insert(id, sequence - 1);
@@ -280,7 +281,7 @@ impl Publisher {
 
     /// Where the last message of a group lies that this engine publishes by itself, if what it has stored since it was last
     /// told of it begins with the group's; the newest of it lies at `newest` or behind that.
-    async fn last_of_group(&self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
+    async fn last_of_group(&mut self, group: &Group, newest: u64) -> Result<Option<u64>, Error> {
         let (count, subjects) = (group.own(), self.naming.all_of(None));
         if count == 0 {
             return Ok(None);

@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use crossdock_topics::{Durability, Revision, Source, Timestamp, Topic, TopicName};
 use parking_lot::{Mutex, RwLock};
 use serde::{Deserialize, Serialize};
+use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::follower::Following;
@@ -28,6 +29,8 @@ pub(in crate::jetstream) struct TopicLog {
     /// The log goes on at least here: this engine has been told of all before it.
     tail: AtomicU64,
     pub(super) queue: Mutex<Queue>,
+    /// Told when something has come into the queue that somebody works on.
+    pub(super) queued: Notify,
     /// What the one who publishes knows, while nobody does.
     pub(super) sending: Mutex<Option<Box<Sending>>>,
     pub(in crate::jetstream) following: Arc<Following>,
@@ -79,6 +82,7 @@ impl TopicLog {
             definition: RwLock::new((Arc::new(topic), revision)),
             tail: AtomicU64::new(0),
             queue: Mutex::default(),
+            queued: Notify::new(),
             sending: Mutex::new(None),
             following: Arc::new(Following::new(number, topic_name)),
             deleted: CancellationToken::new(),
