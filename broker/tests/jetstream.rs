@@ -6,6 +6,8 @@
 mod access;
 #[path = "jetstream/asking.rs"]
 mod asking;
+#[path = "jetstream/backlog.rs"]
+mod backlog;
 #[path = "jetstream/behind.rs"]
 mod behind;
 #[path = "jetstream/large.rs"]

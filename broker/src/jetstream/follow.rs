@@ -8,11 +8,11 @@ use std::collections::VecDeque;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, push};
-use async_nats::{Message, StatusCode, Subscriber, jetstream};
+use async_nats::{Message, StatusCode, Subscriber};
 use bytes::Bytes;
-use crossdock_topics::{Backoff, Error, ErrorCode, Result};
-use futures::StreamExt;
+use crossdock_topics::{Backoff, Error, ErrorCode, Result, Timestamp};
 use futures::future::BoxFuture;
+use futures::{FutureExt, StreamExt};
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
@@ -56,6 +56,7 @@ pub(super) struct Follow {
 
 /// What comes.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // nearly all that comes are messages, and each is taken at once
 pub(super) enum Arrived {
     /// A message of the stream.
     Message {
@@ -63,7 +64,8 @@ pub(super) enum Arrived {
         sequence: u64,
         /// How many there are behind it.
         pending: u64,
-        /// It, with a reply subject that says when it was stored.
+        /// When it was stored.
+        time: Timestamp,
         message: Message,
     },
     /// There is nothing new at the moment.
@@ -82,7 +84,33 @@ struct Pushed {
 struct Found {
     sequence: u64,
     pending: u64,
+    time: Timestamp,
     message: Message,
+}
+
+/// What a consumer says of a message, in the subject that it would be acknowledged on.
+pub(super) struct Told {
+    /// Its number in the stream.
+    pub(super) sequence: u64,
+    /// How many the consumer has delivered with it.
+    pub(super) delivered: u64,
+    /// When it was stored.
+    pub(super) time: Timestamp,
+    /// How many there are behind it.
+    pub(super) pending: u64,
+}
+
+impl Told {
+    /// `$JS.ACK.[domain.account.]stream.consumer.deliveries.sequence.delivered.time.pending[.token]`
+    pub(super) fn of(message: &Message) -> Option<Self> {
+        let reply = message.reply.as_ref()?.as_str().strip_prefix("$JS.ACK.")?;
+        let before = if reply.split('.').count() > 7 { 5 } else { 3 };
+        let mut numbers = reply.split('.').skip(before).map(|number| number.parse::<u64>().ok());
+        let (sequence, delivered, nanos, pending) =
+            (numbers.next()??, numbers.next()??, numbers.next()??, numbers.next()??);
+        let time = Timestamp(i64::try_from(nanos / 1_000_000).ok()?);
+        Some(Self { sequence, delivered, time, pending })
+    }
 }
 
 impl Follow {
@@ -115,10 +143,20 @@ impl Follow {
     /// `Unavailable` when the connection is closed for good.
     pub(super) async fn next(&mut self) -> Result<Arrived> {
         loop {
-            while let Some(Found { sequence, pending, message }) = self.read.pop_front() {
+            while let Some(Found { sequence, pending, time, message }) = self.read.pop_front() {
                 if sequence >= self.next {
                     self.next = sequence + 1;
-                    return Ok(Arrived::Message { sequence, pending, message });
+                    return Ok(Arrived::Message { sequence, pending, time, message });
+                }
+            }
+            // What is there already needs no clock.
+            if let Some(pushed) = &mut self.pushed
+                && let Some(Some(message)) = pushed.subscriber.next().now_or_never()
+            {
+                match self.take(message).await {
+                    Ok(Some(arrived)) => return Ok(arrived),
+                    Ok(None) => continue,
+                    Err(why) => self.interrupt(why),
                 }
             }
             let heard = self.pushed.as_ref().map(|pushed| pushed.heard);
@@ -201,10 +239,8 @@ impl Follow {
             let lost = last.is_some_and(|last| last != pushed.delivered);
             return if lost { Err("messages were lost") } else { Ok(Some(Arrived::Idle)) };
         }
-        let message = jetstream::Message { message, context: self.connection.context.clone() };
-        let Ok(info) = message.info() else { return Ok(None) };
-        let (sequence, pending) = (info.stream_sequence, info.pending);
-        if info.consumer_sequence != pushed.delivered + 1 {
+        let Some(Told { sequence, delivered, time, pending }) = Told::of(&message) else { return Ok(None) };
+        if delivered != pushed.delivered + 1 {
             return Err("messages were lost");
         }
         pushed.delivered += 1;
@@ -212,7 +248,7 @@ impl Follow {
             return Ok(None);
         }
         self.next = sequence + 1;
-        Ok(Some(Arrived::Message { sequence, pending, message: message.message }))
+        Ok(Some(Arrived::Message { sequence, pending, time, message }))
     }
 }
 
@@ -289,12 +325,9 @@ async fn read(connection: Connection, stream: String, from: u64) -> Option<Vec<F
         let time = header("Nats-Time-Stamp")
             .and_then(|time| time.parse::<humantime::Timestamp>().ok())
             .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok())?;
-        let subject = header("Nats-Subject")?.to_owned();
-        // As a consumer would have sent it.
-        let reply = format!("$JS.ACK.{stream}.read.1.{sequence}.0.{}.{pending}", time.as_nanos());
-        message.subject = subject.into();
-        message.reply = Some(reply.into());
-        found.push(Found { sequence, pending, message });
+        let time = Timestamp(i64::try_from(time.as_millis()).ok()?);
+        message.subject = header("Nats-Subject")?.into();
+        found.push(Found { sequence, pending, time, message });
     }
     Some(found)
 }

@@ -13,11 +13,10 @@ use tokio::time::Instant;
 use super::super::follow::{Arrived, Follow};
 use super::Logs;
 use super::message::{self, decode};
-use super::stored::{From, Kept};
 use super::streams::unavailable;
 use super::topic::TopicLog;
 use crate::delivery::block::{Block, Cursor, Found, SparseBuilder};
-use crate::delivery::{Feed, Recent};
+use crate::delivery::{Feed, READ_BYTES, Recent};
 
 /// So many bytes of a topic's newest blocks stay in memory.
 const WINDOW: usize = 8 << 20;
@@ -142,9 +141,8 @@ async fn follow(logs: &Logs, log: &TopicLog, following: &Following, has_begun: &
     let mut idle_since: Option<Instant> = None;
     loop {
         match follow.next().await? {
-            Arrived::Message { sequence, pending, message } => {
-                let moved = message::time_of(message.headers.as_ref());
-                let time = moved.or_else(|| time_of(&message)).unwrap_or_else(|| feed.last());
+            Arrived::Message { sequence, pending, time, message } => {
+                let time = message::time_of(message.headers.as_ref()).unwrap_or(time);
                 let message = decode(message.headers.as_ref(), message.payload);
                 block.push(following, sequence - 1, time.max(feed.last()), &message)?;
                 if pending == 0 || block.count >= BLOCK_MESSAGES {
@@ -159,15 +157,6 @@ async fn follow(logs: &Logs, log: &TopicLog, following: &Following, has_begun: &
             return block.close(following);
         }
     }
-}
-
-/// When a message was stored, as its consumer's delivery says.
-fn time_of(message: &async_nats::Message) -> Option<Timestamp> {
-    // $JS.ACK.[domain.account.]stream.consumer.delivered.sequence.consumer sequence.time.pending[.token]
-    let parts: Vec<&str> = message.reply.as_ref()?.split('.').collect();
-    let at = if parts.len() > 9 { 9 } else { 7 };
-    let nanos: i64 = parts.get(at)?.parse().ok()?;
-    Some(Timestamp(nanos / 1_000_000))
 }
 
 /// A block that is being filled.
@@ -228,7 +217,7 @@ impl Building {
     }
 }
 
-fn found(offset: u64, time: Timestamp, message: &crossdock_topics::Message) -> Result<Found> {
+pub(super) fn found(offset: u64, time: Timestamp, message: &crossdock_topics::Message) -> Result<Found> {
     Ok(Found { offset, time, record: Record::of(message)?, after: Cursor::default() })
 }
 
@@ -239,8 +228,8 @@ impl Logs {
     /// # Errors
     /// `Unavailable`; also where it is not known yet what lies there.
     pub(in crate::jetstream) async fn blocks(
-        &self,
-        feed: &Feed,
+        self: &Arc<Self>,
+        feed: &Arc<Feed>,
         offset: u64,
         limit: usize,
     ) -> Result<Vec<Arc<Block>>> {
@@ -254,28 +243,8 @@ impl Logs {
                 _ => Ok(Vec::new()),
             },
             Recent::Older => {
-                let tail = feed.tail();
-                let bytes = limit.max(NEARBY);
-                let mut kept = self.streams.read(feed.id, From::Offset(offset), 1000, bytes).await?;
-                // Who says that there is nothing must have come as far as this engine knows that it goes.
-                if kept.is_empty() && self.streams.info(feed.id).await?.is_none_or(|i| i.state.tail() < tail)
-                {
-                    return Err(unavailable(&format!("topic {} ends before offset {tail} there", feed.name)));
-                }
-                kept.retain(|kept| kept.offset < tail);
-                let mut builder = SparseBuilder::new(offset);
-                // Without any, there is nothing left of it up to the window.
-                let mut end = tail;
-                let mut time = Timestamp(0);
-                for Kept { offset, time: stored, headers, payload, .. } in kept {
-                    let found = found(offset, stored.max(time), &decode(Some(&headers), payload))?;
-                    if !builder.has_room(&found) {
-                        break;
-                    }
-                    builder.push(&found);
-                    (end, time) = (offset + 1, found.time);
-                }
-                Ok(vec![builder.finish(end, time)?.1])
+                let reads_on = limit >= READ_BYTES;
+                Ok(vec![self.older(feed, offset, limit.max(NEARBY), reads_on).await?])
             }
         }
     }

@@ -24,19 +24,19 @@ use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_enco
 const FIELD: &AsciiSet = &CONTROLS.add(b' ').add(b'%');
 const PAIR: &AsciiSet = &FIELD.add(b'=').add(b'&');
 
-const KEY: HeaderName = HeaderName::from_static("Crossdock-Key");
-const ID: HeaderName = HeaderName::from_static("Crossdock-Id");
-const CORRELATION_ID: HeaderName = HeaderName::from_static("Crossdock-Correlation-Id");
-const REPLY_TO: HeaderName = HeaderName::from_static("Crossdock-Reply-To");
-const CONTENT_TYPE: HeaderName = HeaderName::from_static("Crossdock-Content-Type");
-const TRACEPARENT: HeaderName = HeaderName::from_static("Crossdock-Traceparent");
-const EXPIRES_AT: HeaderName = HeaderName::from_static("Crossdock-Expires-At");
-const DELIVER_AT: HeaderName = HeaderName::from_static("Crossdock-Deliver-At");
-const PRIORITY: HeaderName = HeaderName::from_static("Crossdock-Priority");
-const HEADERS: HeaderName = HeaderName::from_static("Crossdock-Headers");
+const KEY: &str = "Crossdock-Key";
+const ID: &str = "Crossdock-Id";
+const CORRELATION_ID: &str = "Crossdock-Correlation-Id";
+const REPLY_TO: &str = "Crossdock-Reply-To";
+const CONTENT_TYPE: &str = "Crossdock-Content-Type";
+const TRACEPARENT: &str = "Crossdock-Traceparent";
+const EXPIRES_AT: &str = "Crossdock-Expires-At";
+const DELIVER_AT: &str = "Crossdock-Deliver-At";
+const PRIORITY: &str = "Crossdock-Priority";
+const HEADERS: &str = "Crossdock-Headers";
 /// When a message was stored that was moved here: milliseconds since 1970.
 pub(super) const TIME: HeaderName = HeaderName::from_static("Crossdock-Time");
-const PACKED: HeaderName = HeaderName::from_static("Crossdock-Packed");
+const PACKED: &str = "Crossdock-Packed";
 
 /// More bytes of headers than this go into the payload: NATS and the publisher add some of their own.
 const MOST_HEADER_BYTES: usize = 40 * 1024;
@@ -66,9 +66,9 @@ pub(super) fn larger_than(most: usize, record: &Record) -> Option<usize> {
 pub(super) fn encode(record: &Record) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     let mut bytes = 0;
-    let mut put = |name: HeaderName, value: String| {
+    let mut put = |name: &'static str, value: String| {
         bytes += value.len();
-        headers.insert(name, value);
+        headers.insert(HeaderName::from_static(name), value);
     };
     let fields = [
         (KEY, record.key()),
@@ -115,29 +115,37 @@ pub(super) fn encode(record: &Record) -> (HeaderMap, Bytes) {
 pub(super) fn decode(headers: Option<&HeaderMap>, payload: Bytes) -> Message {
     let mut message = Message::new(payload);
     let Some(headers) = headers else { return message };
-    if headers.get(PACKED).is_some() {
-        return match Record::from_packed(message.payload.clone()) {
-            Ok(record) => record.to_message(),
-            Err(_) => message,
-        };
-    }
-    let text = |name: HeaderName| headers.get(name).map(|value| unescape(value.as_str()));
-    let number = |name: HeaderName| headers.get(name)?.as_str().parse().ok();
-    message.key = text(KEY);
-    message.id = text(ID);
-    message.correlation_id = text(CORRELATION_ID);
-    message.reply_to = text(REPLY_TO);
-    message.content_type = text(CONTENT_TYPE);
-    message.traceparent = text(TRACEPARENT);
-    message.expires_at = number(EXPIRES_AT).map(Timestamp);
-    message.deliver_at = number(DELIVER_AT).map(Timestamp);
-    message.priority = number(PRIORITY).and_then(|n| u8::try_from(n).ok()).unwrap_or(0);
-    if let Some(pairs) = headers.get(HEADERS) {
-        let pair = |pair: &str| {
-            let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (unescape(name), unescape(value))
-        };
-        message.headers = pairs.as_str().split('&').map(pair).collect();
+    // A look at each that is there: most have none of these.
+    for (name, values) in headers.iter() {
+        let (name, Some(value)) = (AsRef::<str>::as_ref(name), values.first()) else { continue };
+        let value = value.as_str();
+        let text = || Some(unescape(value));
+        let time = || value.parse().ok().map(Timestamp);
+        match name {
+            PACKED => {
+                return match Record::from_packed(message.payload.clone()) {
+                    Ok(record) => record.to_message(),
+                    Err(_) => Message::new(message.payload),
+                };
+            }
+            KEY => message.key = text(),
+            ID => message.id = text(),
+            CORRELATION_ID => message.correlation_id = text(),
+            REPLY_TO => message.reply_to = text(),
+            CONTENT_TYPE => message.content_type = text(),
+            TRACEPARENT => message.traceparent = text(),
+            EXPIRES_AT => message.expires_at = time(),
+            DELIVER_AT => message.deliver_at = time(),
+            PRIORITY => message.priority = value.parse().unwrap_or(0),
+            HEADERS => {
+                let pair = |pair: &str| {
+                    let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+                    (unescape(name), unescape(value))
+                };
+                message.headers = value.split('&').map(pair).collect();
+            }
+            _ => {}
+        }
     }
     // What another hand has put there may be more than a message can be.
     match message.check() {

@@ -4,6 +4,7 @@
 //! Definitions lie in the store (`topics/NAME`), the number that names a topic's stream beside them in a key of the
 //! engine's own. A topic that is deleted and made again has another number, and so another stream.
 
+mod ahead;
 mod chain;
 mod compaction;
 mod definitions;
@@ -15,6 +16,7 @@ mod moving;
 mod naming;
 mod places;
 mod publisher;
+mod pulled;
 mod reading;
 mod run;
 mod sending;
@@ -65,6 +67,7 @@ pub(in crate::jetstream) struct Logs {
     held: watch::Receiver<Held>,
     topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
     budget: Budget,
+    ahead: ahead::Ahead,
     /// This engine, among all that ever were.
     engine: u64,
     publishers: AtomicU64,
@@ -113,6 +116,7 @@ impl Logs {
             held: instance.held(),
             topics: RwLock::default(),
             budget: Budget::new(connection.options.waiting_bytes),
+            ahead: ahead::Ahead::default(),
             engine: rand::random(),
             publishers: AtomicU64::new(0),
             changed: watch::Sender::new(0),

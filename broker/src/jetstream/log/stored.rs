@@ -4,6 +4,7 @@
 //! leader gives what it has: the messages that it knows are in order and without a hole, but where it has nothing, there
 //! may be something all the same. So that nothing is there is said by the leader alone.
 
+use async_nats::header::{HeaderName, NATS_LAST_SEQUENCE, NATS_SEQUENCE, NATS_TIME_STAMP};
 use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::stream::RawMessage;
 use async_nats::{HeaderMap, StatusCode};
@@ -144,14 +145,14 @@ impl Streams {
             }
             let headers = answer.headers.unwrap_or_default();
             // Those of the answer stand behind those that the message was stored with.
-            let text = |name: &'static str| headers.get_last(name).map(|value| value.as_str());
-            let sequence: Option<u64> = text("Nats-Sequence").and_then(|number| number.parse().ok());
-            let time: Option<Timestamp> = text("Nats-Time-Stamp").and_then(|time| time.parse().ok());
+            let text = |name: HeaderName| headers.get_last(name).map(|value| value.as_str());
+            let sequence: Option<u64> = text(NATS_SEQUENCE).and_then(|number| number.parse().ok());
+            let time: Option<Timestamp> = text(NATS_TIME_STAMP).and_then(|time| time.parse().ok());
             let (Some(sequence), Some(time)) = (sequence, time) else {
                 return Err(lost(&"a message without its number"));
             };
             // An answer that was lost with its connection is none that was not there.
-            let before: Option<u64> = text("Nats-Last-Sequence").and_then(|number| number.parse().ok());
+            let before: Option<u64> = text(NATS_LAST_SEQUENCE).and_then(|number| number.parse().ok());
             if before.is_some_and(|before| before != found.last().map_or(0, |kept| kept.offset + 1)) {
                 if found.is_empty() {
                     return Err(lost(&"a part of the answer is missing"));

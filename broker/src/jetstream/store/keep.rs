@@ -91,7 +91,7 @@ impl Keeper {
         while !at_end || (come < last && self.bucket.goes_on_behind(come).await?) {
             let arrived = timeout_at(deadline, follow.next()).await;
             match arrived.map_err(|_| unavailable("the store in NATS cannot be read to its end"))?? {
-                Arrived::Message { sequence, pending, message } => {
+                Arrived::Message { sequence, pending, message, .. } => {
                     let record = self.read(sequence, &message, large).await;
                     // They lie in one place: where one cannot be read the others cannot either.
                     if record.as_ref().is_some_and(|record| unread(record).is_some()) {
