@@ -28,6 +28,8 @@ use crate::jetstream::store::{Key, KeyStore};
 
 /// How long a topic may take to show what has a receipt.
 const CATCH_UP: Duration = Duration::from_secs(2);
+/// When nothing has come for so long, NATS is asked how far topics go.
+const QUIET: Duration = Duration::from_millis(100);
 /// How often all of it is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
 /// So many topics are asked at once how far they go.
@@ -405,8 +407,9 @@ impl Hub {
         let deadline = Instant::now() + fetch.wait.min(LONGEST_WAIT);
         let owned = self.owned(name).await?;
         owned.catch_up_with_receipts().await;
-        let now = Fetch { wait: Duration::ZERO, ..fetch.clone() };
-        let deliveries = owned.fetch(now).await?;
+        // Asking NATS keeps what comes meanwhile waiting: whoever waits anyway is told of that first.
+        let briefly = if fetch.wait > QUIET { QUIET } else { Duration::ZERO };
+        let deliveries = owned.fetch(Fetch { wait: briefly, ..fetch.clone() }).await?;
         if !deliveries.is_empty() {
             return Ok(deliveries);
         }
