@@ -1,6 +1,7 @@
 //! The stretch of a log that a subscription reads next.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 
 use crossdock_topics::{Order, Record, Subscription, Timestamp};
@@ -15,8 +16,9 @@ use crate::group::{Facts, Fresh, KeyHash};
 #[derive(Default)]
 pub(crate) struct Reader {
     blocks: VecDeque<Arc<Block>>,
-    /// The place in its block at which to look for which offset.
-    at: Option<(u64, Cursor)>,
+    /// The place at which to look for which offset, in the block that stands for these offsets. Another one may begin in
+    /// the middle of what that one holds, where what was read from elsewhere meets what is in memory.
+    at: Option<(u64, Range<u64>, Cursor)>,
     /// Whether what comes next is on the disk only.
     pub(crate) is_behind: bool,
     pub(crate) verdicts: Verdicts,
@@ -30,6 +32,8 @@ pub(crate) struct Peeked {
     pub(crate) records: Vec<(u64, Timestamp, Record)>,
     /// The place in its block after each of the fresh ones.
     ends: Vec<Option<Cursor>>,
+    /// Those blocks, each with the number of fresh ones before it.
+    blocks: Vec<(usize, Range<u64>)>,
 }
 
 /// What of a definition decides what is read of a message.
@@ -77,6 +81,7 @@ impl Peeked {
         self.fresh.clear();
         self.records.clear();
         self.ends.clear();
+        self.blocks.clear();
     }
 }
 
@@ -120,9 +125,9 @@ impl Reader {
                 self.blocks.truncate(index);
                 continue;
             }
-            // The remembered place is in the block of the message before it.
-            let known = self.at.filter(|(at, _)| *at == offset && offset > block.range().start);
-            let mut place = known.map(|(_, place)| place).or_else(|| block.seek(offset));
+            let known = self.at.as_ref().filter(|(at, range, _)| *at == offset && *range == block.range());
+            let mut place = known.map(|(.., place)| *place).or_else(|| block.seek(offset));
+            peeked.blocks.push((peeked.fresh.len(), block.range()));
             while peeked.fresh.len() < max && bytes > 0 {
                 let Some(found) = place.and_then(|place| block.next(place)) else {
                     // Compaction may have left nothing at the end of a block.
@@ -146,8 +151,51 @@ impl Reader {
 
     /// The group has looked at the first so many of what was read, and `next` comes next.
     pub(crate) fn pass(&mut self, peeked: &Peeked, passed: usize, next: u64) {
-        if let Some(place) = passed.checked_sub(1).and_then(|last| peeked.ends.get(last)) {
-            self.at = place.map(|place| (next, place));
+        let Some(last) = passed.checked_sub(1) else { return };
+        let block = peeked.blocks.iter().rfind(|(before, _)| *before <= last);
+        if let (Some(place), Some((_, range))) = (peeked.ends.get(last), block) {
+            self.at = place.map(|place| (next, range.clone(), place));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crossdock_topics::{Message, SubscriptionName};
+
+    use super::super::block::{Found, SparseBuilder};
+    use super::*;
+
+    /// The messages with these offsets, whose payload says so.
+    fn block(offsets: Range<u64>) -> Arc<Block> {
+        let mut builder = SparseBuilder::new(offsets.start);
+        for offset in offsets.clone() {
+            let record = Record::of(&Message::new(offset.to_string())).unwrap();
+            builder.push(&Found { offset, time: Timestamp(0), record, after: Cursor::default() });
+        }
+        builder.finish(offsets.end, Timestamp(0)).unwrap().1
+    }
+
+    #[test]
+    fn where_two_blocks_overlap_nothing_is_passed_over() {
+        let feed = Feed::new(1, "orders".parse().unwrap(), 0, 9, Timestamp(0));
+        feed.advance(&[block(9..14), block(14..20)]);
+        let name: SubscriptionName = "billing".parse().unwrap();
+        let definition = Subscription::new(name, vec!["orders".parse().unwrap()]);
+        let regard = Regard::new(&definition, None);
+        for step in [1, 3, 10, 100] {
+            let (mut reader, mut peeked) = (Reader::default(), Peeked::default());
+            // What was read from elsewhere ends in the middle of a block that is in memory.
+            reader.supply(vec![block(0..6), block(6..10)]);
+            let (mut next, mut seen) = (0, Vec::new());
+            while next < 20 {
+                reader.peek(&feed, next, step, usize::MAX, &regard, &mut peeked);
+                let passed = peeked.fresh.len();
+                seen.extend(peeked.records.iter().map(|(.., record)| record.payload().clone()));
+                next = peeked.fresh.last().unwrap().offset + 1;
+                reader.pass(&peeked, passed, next);
+            }
+            assert_eq!(seen, (0..20).map(|offset| offset.to_string()).collect::<Vec<_>>(), "{step} at once");
         }
     }
 }
