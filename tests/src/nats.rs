@@ -199,8 +199,13 @@ impl Nats {
 
     /// Starts one again that was killed, and waits until it has caught up.
     pub async fn restart(&mut self, node: usize) {
-        self.launch(node).await;
+        self.start_again(node).await;
         self.healthy(node).await;
+    }
+
+    /// Starts one again that was killed, and does not wait: it may not work without others.
+    pub async fn start_again(&mut self, node: usize) {
+        self.launch(node).await;
     }
 
     /// Cuts one off from all others; its clients still reach it.

@@ -10,7 +10,7 @@ use crossdock_broker::{JetStream, JetStreamOptions};
 use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{
     Batch, Broker, Durability, ErrorCode, Expect, Log, Message, PublishOptions, Published, Source, StartAt,
-    Topic, TopicName,
+    Store, Topic, TopicName,
 };
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -309,4 +309,28 @@ async fn on_one_server_nothing_is_lost_or_disordered_while_it_is_killed() {
     }
     tokio::time::sleep(pause).await;
     finish(told, &stop, seen, vec![one, two]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn one_that_needs_a_server_which_is_just_starting_is_made_when_it_is_there() {
+    let mut nats = Nats::cluster(3).await;
+    let mut options = JetStreamOptions::new(&nats.url()).unwrap();
+    options.patience = PATIENCE;
+    let broker = JetStream::open(options).await.unwrap();
+    for node in 0..3 {
+        nats.kill(node).await;
+    }
+    // Two are enough for all that is there, and have not heard of the third one yet.
+    for node in 0..2 {
+        nats.start_again(node).await;
+    }
+    eventually("the store", PATIENCE, || async { broker.get("any").await.ok() }).await;
+    let making = tokio::spawn({
+        let broker = broker.clone();
+        async move { broker.put_topic(Topic::new(orders()), Expect::Absent).await }
+    });
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    nats.start_again(2).await;
+    timeout(PATIENCE, making).await.unwrap().unwrap().unwrap();
+    broker.close().await;
 }

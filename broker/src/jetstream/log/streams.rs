@@ -15,8 +15,9 @@ pub(super) use super::stored::From;
 
 /// The least window that NATS takes, and what it has where nobody looks at ids.
 const LEAST_WINDOW: Duration = Duration::from_millis(100);
+/// There is no leader, or a server that a new stream needs is away: it may only be connecting to the others.
+const NOT_NOW: [u64; 2] = [10_008, 10_005];
 /// There is no stream of this name.
-const NOT_NOW: u64 = 10_008;
 pub(super) const NO_STREAM: u64 = 10_059;
 /// How long one server may take to answer, and how long to wait before asking again.
 const ANSWER: Duration = Duration::from_secs(3);
@@ -314,8 +315,9 @@ impl Streams {
             let asked = context.request::<_, _, Response<T>>(subject.to_owned(), payload);
             let what = match tokio::time::timeout_at(deadline.min(Instant::now() + answer), asked).await {
                 Ok(Ok(Response::Ok(answer))) => return Ok(Ok(answer)),
-                // While it has no leader.
-                Ok(Ok(Response::Err { error })) if error.error_code().0 == NOT_NOW => error.to_string(),
+                Ok(Ok(Response::Err { error })) if NOT_NOW.contains(&error.error_code().0) => {
+                    error.to_string()
+                }
                 Ok(Ok(Response::Err { error })) => return Ok(Err(error)),
                 Err(_) => "it does not answer".to_owned(),
                 Ok(Err(error)) => match error.kind() {
