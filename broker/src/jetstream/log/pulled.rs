@@ -26,8 +26,10 @@ pub(super) struct Pulled {
     connection: Connection,
     /// Where it is asked.
     subject: String,
-    inbox: Subject,
+    inbox: String,
     answers: Subscriber,
+    /// How often it has been asked.
+    asked: u64,
     /// How many messages have come from it.
     delivered: u64,
 }
@@ -36,8 +38,8 @@ impl Pulled {
     /// Makes one that begins at an offset; `None` when that cannot be had now.
     pub(super) async fn begin(connection: &Connection, stream: &str, offset: u64) -> Option<Self> {
         let making = async {
-            let inbox = Subject::from(connection.client.new_inbox());
-            let answers = connection.client.subscribe(inbox.clone()).await.ok()?;
+            let inbox = connection.client.new_inbox();
+            let answers = connection.client.subscribe(format!("{inbox}.*")).await.ok()?;
             let config = pull::Config {
                 deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: offset + 1 },
                 ack_policy: AckPolicy::None,
@@ -49,7 +51,7 @@ impl Pulled {
             let made = connection.context.create_consumer_on_stream(config, stream).await;
             let consumer = made.inspect_err(|error| tracing::debug!(stream, %error, "no consumer")).ok()?;
             let subject = format!("$JS.API.CONSUMER.MSG.NEXT.{stream}.{}", consumer.cached_info().name);
-            Some(Self { connection: connection.clone(), subject, inbox, answers, delivered: 0 })
+            Some(Self { connection: connection.clone(), subject, inbox, answers, asked: 0, delivered: 0 })
         };
         timeout(MAKING, making).await.ok().flatten()
     }
@@ -59,8 +61,10 @@ impl Pulled {
     pub(super) async fn next(&mut self, most: usize, bytes: usize) -> Option<Vec<Kept>> {
         let deadline = Instant::now() + PATIENCE;
         let wanted = serde_json::json!({"batch": most, "max_bytes": bytes, "no_wait": true}).to_string();
+        self.asked += 1;
+        let inbox = Subject::from(format!("{}.{}", self.inbox, self.asked));
         let client = &self.connection.client;
-        let asked = client.publish_with_reply(self.subject.clone(), self.inbox.clone(), Bytes::from(wanted));
+        let asked = client.publish_with_reply(self.subject.clone(), inbox.clone(), Bytes::from(wanted));
         timeout_at(deadline, asked).await.ok()?.ok()?;
         let mut found = Vec::with_capacity(most);
         while found.len() < most {
@@ -68,6 +72,8 @@ impl Pulled {
             match message.status {
                 None => {}
                 Some(StatusCode::IDLE_HEARTBEAT) => continue,
+                // That it has done what it was asked before.
+                Some(_) if message.subject != inbox => continue,
                 // It has said all that it will say to this.
                 Some(_) => break,
             }
