@@ -472,6 +472,7 @@ impl Bench {
         let place = Place::decode(&disk.place).unwrap();
         let facts = |offset: u64| model.get(offset).fresh.facts;
         let saved = Saved {
+            held: Vec::new(),
             facts: place.open.iter().map(|offset| (offset, facts(offset))).collect(),
             waiting: disk
                 .waiting

@@ -15,6 +15,7 @@ mod on_nats;
 mod operating_elsewhere;
 mod orders;
 mod readme;
+mod rolling;
 mod several_servers;
 mod verify;
 

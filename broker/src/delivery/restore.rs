@@ -8,7 +8,7 @@ use crossdock_topics::{Error, Order, Result, Subscription};
 use super::block::Block;
 use super::keys;
 use super::reader::Regard;
-use crate::group::{Dead, Facts, Group, Place, Rules, Saved, Waiting};
+use crate::group::{Dead, Facts, Group, Held, Place, Rules, Saved, Waiting};
 
 /// What was kept, as far as it has been read.
 #[derive(Default)]
@@ -35,6 +35,7 @@ impl Restoring {
             keys::WAITING => self.saved.waiting.push((offset, Waiting::decode(value)?)),
             keys::DEAD => self.saved.dead.push((offset, Dead::decode(value)?.facts)),
             keys::MENDED => drop(self.mended.insert(offset)),
+            keys::HELD => self.saved.held.push((offset, Held::decode(value)?)),
             _ => {}
         }
         Ok(())

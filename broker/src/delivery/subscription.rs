@@ -13,12 +13,12 @@ use crossdock_topics::{
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 
-use super::Keep;
 use super::feed::Feed;
 use super::members::{Awaited, Listed, Listing, Member, Members};
 use super::reader::Peeked;
 use super::sieve::Sieve;
 use super::sift::Verdicts;
+use super::{Keep, keys};
 use crate::group::{Action, Event, Facts, Group, Rules, Slots, Standing, Waiting};
 
 pub(crate) struct SubscriptionState {
@@ -484,6 +484,22 @@ impl SubscriptionState {
     pub(crate) fn persist(&self, kept: &mut impl Keep, awaited: impl FnMut(Awaited)) -> Result<(), Error> {
         self.persist_asked.store(false, Ordering::Release);
         self.inner.lock().members.persist(self.id, kept, awaited)
+    }
+
+    /// Adds what is with consumers to what is kept, for whoever hears from now on what becomes of it; gives those deliveries.
+    pub(crate) fn keep_held(&self, kept: &mut impl Keep) -> Result<HashSet<DeliveryId>, Error> {
+        let mut deliveries = HashSet::new();
+        let inner = self.inner.lock();
+        for member in inner.members.iter() {
+            let log = member.log.id;
+            // What has only been handed out need not have been kept.
+            kept.put(&keys::place(self.id, log), &member.group.encoded_place());
+            for (offset, held) in member.group.held() {
+                kept.put(&keys::message(self.id, log, keys::HELD, offset), &held.encode()?);
+                deliveries.insert(DeliveryId { log, offset, token: held.token });
+            }
+        }
+        Ok(deliveries)
     }
 
     /// What was persisted is durable: what waited for that can be delivered.

@@ -4,9 +4,9 @@ use std::collections::BTreeMap;
 
 use crossdock_topics::Timestamp;
 
-use super::place::{ParkedSince, Waiting};
+use super::place::{Held, ParkedSince, Waiting};
 use super::ready::Rank;
-use super::{AT_ONCE, Action, Facts, Group, Holders, Known, LOOSE, Lanes, Ready, Rules};
+use super::{AT_ONCE, Action, Facts, Flight, Group, Holders, Known, LOOSE, Lanes, Ready, Rules};
 
 /// A message that is set aside.
 #[derive(Clone, Copy, Debug)]
@@ -103,8 +103,13 @@ impl Group {
         }
     }
 
-    /// Sets aside everything that was open when the group was persisted.
-    pub(super) fn restore(&mut self, facts: &BTreeMap<u64, Facts>, waiting: Vec<(u64, Waiting)>) {
+    /// Sets aside everything that was open when the group was persisted, but for what is held.
+    pub(super) fn restore(
+        &mut self,
+        facts: &BTreeMap<u64, Facts>,
+        waiting: Vec<(u64, Waiting)>,
+        held: Vec<(u64, Held)>,
+    ) {
         for (offset, waiting) in waiting {
             let known = Known {
                 facts: waiting.facts,
@@ -121,6 +126,13 @@ impl Group {
             let facts = facts.get(&offset).copied().unwrap_or_default();
             let known = Known { facts, ..Known::default() };
             self.aside.insert(offset, Aside { due: AT_ONCE, known, wait: Wait::Later, ahead: false });
+        }
+        for (offset, Held { token, until, deliveries }) in held {
+            let aside = self.aside.get(&offset).filter(|aside| aside.wait != Wait::Parked);
+            let Some(known) = aside.map(|aside| Known { deliveries, ..aside.known }) else { continue };
+            self.aside.remove(&offset);
+            self.earliest_lease = self.earliest_lease.min(until);
+            self.in_flight.insert(offset, Flight { token, consumer: None, until, known });
         }
         self.rearrange();
     }

@@ -37,7 +37,7 @@ use crossdock_topics::{ConsumerId, Outcome, Timestamp};
 use aside::Aside;
 pub use key::{KeyHash, Slots};
 use lanes::{Holders, Lanes};
-pub use place::{Dead, ParkedSince, Place, Waiting};
+pub use place::{Dead, Held, ParkedSince, Place, Waiting};
 pub use ranges::Ranges;
 use ready::Ready;
 pub use rules::Rules;
@@ -271,6 +271,8 @@ pub struct Saved {
     pub waiting: Vec<(u64, Waiting)>,
     /// Its dead letters.
     pub dead: Vec<(u64, Facts)>,
+    /// Those of its open messages and its records that are with consumers who settle them here now.
+    pub held: Vec<(u64, Held)>,
 }
 
 impl From<Place> for Saved {
@@ -301,7 +303,7 @@ impl Group {
             unsynced: Unsynced::default(),
             token,
         };
-        group.restore(&saved.facts, saved.waiting);
+        group.restore(&saved.facts, saved.waiting, saved.held);
         group
     }
 

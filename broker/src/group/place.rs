@@ -128,6 +128,17 @@ pub struct Waiting {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct ParkedSince(pub Timestamp);
 
+/// What is kept of a message that is with a consumer, where somebody else is to hear what becomes of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Held {
+    /// The delivery's token.
+    pub token: u64,
+    /// Until when it is held.
+    pub until: Timestamp,
+    /// How often the message has been delivered, with this time.
+    pub deliveries: u32,
+}
+
 /// What is kept of a message that was given up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Dead {
@@ -232,6 +243,25 @@ impl Waiting {
     }
 }
 
+impl Held {
+    /// Writes it.
+    ///
+    /// # Errors
+    /// None in practice: the fields are plain.
+    pub fn encode(&self) -> Result<Vec<u8>, Error> {
+        write(&(self.token, self.until.0, self.deliveries))
+    }
+
+    /// Reads it.
+    ///
+    /// # Errors
+    /// When the bytes are something else.
+    pub fn decode(bytes: &[u8]) -> Result<Self, Error> {
+        let (token, until, deliveries) = read(bytes)?;
+        Ok(Self { token, until: Timestamp(until), deliveries })
+    }
+}
+
 impl Dead {
     /// Writes it.
     ///
@@ -333,6 +363,8 @@ mod tests {
             facts: Facts { key: Some(KeyHash::of("k")), size: 700, priority: 3 },
         };
         assert_eq!(Dead::decode(&dead.encode().unwrap()).unwrap(), dead);
+        let held = Held { token: u64::MAX, until: Timestamp(-1), deliveries: 3 };
+        assert_eq!(Held::decode(&held.encode().unwrap()).unwrap(), held);
         let old = write(&("why", 1u32, 2u32, Some("svc"), 9i64)).unwrap();
         assert_eq!(Dead::decode(&old).unwrap(), Dead { facts: Facts::default(), ..dead });
     }

@@ -4,7 +4,8 @@ use crossdock_topics::{ConsumerId, Timestamp};
 
 use super::aside::Wait;
 use super::key::KeyHash;
-use super::{AT_ONCE, Group};
+use super::place::Held;
+use super::{AT_ONCE, Flight, Group};
 
 /// How many messages are in which state.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,6 +73,14 @@ impl Group {
             parked_keys: self.parked.len(),
             dead: self.dead.len(),
         }
+    }
+
+    /// What is in flight: with [`Saved::held`](super::Saved) it can be settled elsewhere. Whoever has joined here has not
+    /// joined there: what they hold is held until it is settled or its lease runs out.
+    pub fn held(&self) -> impl Iterator<Item = (u64, Held)> {
+        self.in_flight.iter().map(|(offset, Flight { token, until, known, .. })| {
+            (*offset, Held { token: *token, until: *until, deliveries: known.deliveries })
+        })
     }
 
     /// The messages whose keys are parked, in order, and how many wait behind each.

@@ -25,6 +25,7 @@ pub(super) struct Instance {
     /// Its name, never used again.
     pub(super) id: String,
     held: watch::Receiver<Held>,
+    keeping: Shutdown,
 }
 
 /// The lease that vanishes with this engine. It is another one after this engine could not be heard of for too long.
@@ -42,15 +43,17 @@ impl Instance {
         let id = format!("{:016x}", rand::random::<u64>());
         let held = enter(store, &id, name).await?;
         let (state, held) = watch::channel(held);
-        let keeping = keep(store.clone(), id.clone(), name.to_owned(), state);
-        let shutdown = shutdown.clone();
-        shutdown.clone().tasks().spawn(async move {
+        let work = keep(store.clone(), id.clone(), name.to_owned(), state);
+        // Its own end: whoever says goodbye must not begin anew.
+        let keeping = shutdown.child();
+        let end = keeping.clone();
+        keeping.tasks().spawn(async move {
             tokio::select! {
-                () = keeping => {}
-                () = shutdown.started() => {}
+                () = work => {}
+                () = end.started() => {}
             }
         });
-        Ok(Self { id, held })
+        Ok(Self { id, held, keeping })
     }
 
     /// The lease, now and as it changes.
@@ -60,6 +63,7 @@ impl Instance {
 
     /// Says goodbye.
     pub(super) async fn leave(&self, store: &KeyStore) {
+        self.keeping.drain().await;
         let lease = self.held.borrow().lease;
         if let Err(error) = store.revoke(lease).await {
             tracing::debug!(%error, "the others will notice that this server has gone");

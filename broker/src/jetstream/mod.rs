@@ -39,6 +39,8 @@ use subscription::{Here, Hub, Routes};
 
 /// How long what is under way may take to end when the broker is closed.
 const GRACE: Duration = Duration::from_secs(5);
+/// How long subscriptions may take to become other servers' then.
+const HANDING_OVER: Duration = Duration::from_secs(8);
 
 /// A broker on a NATS cluster. Any number of processes can hold one on the same cluster and prefix: all are equal.
 pub struct JetStream {
@@ -159,6 +161,11 @@ impl Broker for JetStream {
 
     async fn close(&self) {
         if !self.closed.swap(true, Ordering::AcqRel) {
+            if let Some(routes) = self.routes.as_ref().filter(|_| self.connection.up().borrow().is)
+                && tokio::time::timeout(HANDING_OVER, routes.go()).await.is_err()
+            {
+                tracing::warn!("not all subscriptions could be handed over; the other servers take them now");
+            }
             self.hub.close();
             self.requests.close();
             self.store.close();

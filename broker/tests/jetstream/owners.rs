@@ -345,6 +345,51 @@ async fn what_is_busy_is_handed_over_between_two_messages_and_what_is_held_stays
     }
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_closes_hands_over_what_it_owns_with_what_is_held_of_it() {
+    let nats = Nats::single().await;
+    let (one, two) = (open(&nats.url()).await, open(&nats.url()).await);
+    let last = open(&nats.url()).await;
+    subscribed(&one, Order::Key).await;
+    publish(&one, 0..30).await;
+    let consumer = last.join(&name()).await.unwrap();
+    let mut held = fetch(&last, Some(consumer), 5).await;
+    // What a consumer of its own holds is given back, as it goes.
+    let going = one.join(&name()).await.unwrap();
+    let own_part = one.fetch(&name(), Fetch::new(Some(going), 5, Duration::ZERO)).await.unwrap();
+    let (store, mut given) = (store(&nats).await, Vec::new());
+    for closing in [one, two] {
+        closing.close().await;
+        assert!(own(&store, "owners/1").await.is_some(), "somebody owns it as soon as it is closed");
+        // It is held for as long as it is with whoever has it, through one owner after the other.
+        let some: Vec<_> = held.drain(..2).collect();
+        let settled =
+            timeout(PATIENCE, last.settle(&name(), Settlement::ack(some.iter().map(|d| d.id)))).await;
+        assert_eq!(settled.unwrap().unwrap().stale, []);
+        given.extend(some);
+    }
+    let extended = last.extend(&name(), &[held[0].id], Duration::from_secs(60)).await.unwrap();
+    assert_eq!((extended.settled, extended.stale), (1, vec![]));
+    assert_eq!(last.settle(&name(), Settlement::ack([held[0].id])).await.unwrap().settled, 1);
+    given.extend(held);
+    while given.len() < 30 {
+        let some = fetch(&last, Some(consumer), 100).await;
+        last.settle(&name(), Settlement::ack(some.iter().map(|d| d.id))).await.unwrap();
+        given.extend(some);
+    }
+    for delivery in &given {
+        let again = own_part.iter().any(|own| own.offset == delivery.offset);
+        assert_eq!(delivery.attempt, 1);
+        assert!(again || delivery.deliveries == 1, "{delivery:?} came twice");
+    }
+    for key in 0..10 {
+        let of_key: Vec<u64> = given.iter().map(number).filter(|number| number % 10 == key).collect();
+        assert_eq!(of_key, [key, key + 10, key + 20]);
+    }
+    assert_eq!(last.subscription(&name()).await.unwrap().topics[0].in_flight, 0);
+    last.close().await;
+}
+
 /// The store as NATS has it.
 async fn store(nats: &Nats) -> Stream {
     let client = async_nats::connect(nats.url()).await.unwrap();

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use crossdock_topics::{Backoff, ConsumerId, Order, Outcome, Subscription, Timestamp};
 
-use super::{Action, Dead, Event, Facts, Fresh, Group, KeyHash, Place, Rules, Saved, Slots, Waiting};
+use super::{Action, Dead, Event, Facts, Fresh, Group, Held, KeyHash, Place, Rules, Saved, Slots, Waiting};
 
 const LEASE: Duration = Duration::from_secs(30);
 const A: ConsumerId = ConsumerId(1);
@@ -154,12 +154,24 @@ impl Bench {
 
     /// Everything in memory is gone; what was persisted comes back.
     fn restart(&mut self) {
+        self.take_up(Vec::new());
+    }
+
+    /// Somebody else goes on, with what is held.
+    fn hand_over(&mut self) -> Vec<(u64, Held)> {
+        let held: Vec<_> = self.group.held().collect();
+        self.disk.place = self.group.place();
+        self.take_up(held.clone());
+        held
+    }
+
+    fn take_up(&mut self, held: Vec<(u64, Held)>) {
         let place = Place::decode(&self.disk.place.encode()).unwrap();
         let facts_of = |offset| self.log.iter().find(|m| m.offset == offset).map(|m| (offset, m.facts));
         let facts = place.open.iter().filter_map(facts_of).collect();
         let waiting = self.disk.records.clone().into_iter().collect();
         let dead = self.disk.dead.iter().map(|(offset, dead)| (*offset, dead.facts)).collect();
-        self.group = Group::new(self.rules.clone(), Saved { place, facts, waiting, dead }, 1 << 40);
+        self.group = Group::new(self.rules.clone(), Saved { place, facts, waiting, dead, held }, 1 << 40);
     }
 }
 

@@ -47,3 +47,39 @@ fn forward_it_passes_over_what_waits_also_parked_keys() {
     assert_eq!(bench.offsets(None, 10), [2, 3]);
     assert_eq!(bench.group.needs(), 2);
 }
+
+#[test]
+fn what_is_held_can_be_settled_elsewhere_and_keeps_its_key_until_then() {
+    let mut bench = Bench::by_key(&["a", "b", "a", "c"]);
+    // One has failed before, and one is with somebody who has not joined.
+    let failed = bench.one();
+    bench.settle(failed, &retry("x"));
+    bench.wait(Duration::from_secs(60));
+    bench.slots = Slots::among(&[A]);
+    let taken = bench.take(A, 2);
+    assert_eq!(taken.iter().map(|d| (d.0, d.2, d.3)).collect::<Vec<_>>(), [(0, 2, 2), (1, 1, 1)]);
+    let loose = bench.one();
+    assert_eq!(loose.0, 3);
+    let held = bench.hand_over();
+    assert_eq!(held.iter().map(|(offset, _)| *offset).collect::<Vec<_>>(), [0, 1, 3]);
+    bench.slots = Slots::among(&[B]);
+    assert!(bench.offsets(B, 10).is_empty());
+    bench.ack(loose);
+    bench.ack((0, taken[0].1));
+    assert_eq!(bench.offsets(B, 10), [2]);
+    let failed = bench.settle((1, taken[1].1), &retry("y"));
+    assert!(
+        failed
+            .iter()
+            .any(|action| matches!(action, Action::Record { offset: 1, waiting } if waiting.deliveries == 1))
+    );
+    // What has been settled is not held, and a lease runs on.
+    bench.take_up(held);
+    assert_eq!(bench.group.tally().in_flight, 1);
+    bench.wait(LEASE);
+    let late = bench.apply(Event::Tick);
+    assert!(
+        late.iter()
+            .any(|action| matches!(action, Action::Record { offset: 1, waiting } if waiting.failures == 2))
+    );
+}

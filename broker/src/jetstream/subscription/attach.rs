@@ -9,8 +9,8 @@ use crossdock_topics::{Error, ErrorCode, Result, StartAt, Subscription, TopicNam
 use futures::StreamExt;
 use tokio::time::{Instant, timeout};
 
+use super::catch_up::catch_up;
 use super::entry::Changes;
-use super::hub::catch_up;
 use super::owned::Owned;
 use super::pass::Command;
 use super::topics::Read;
@@ -95,6 +95,10 @@ impl Owned {
         let prefix = keys::group(self.state.id, feed.id);
         for (key, value) in self.kept.read().scan(&prefix) {
             restoring.read(key, value)?;
+            if keys::is_of(key, keys::HELD) {
+                // From now on it is known here what becomes of it.
+                changes.delete(key);
+            }
         }
         if !restoring.is_placed() {
             let offset = self.common.topics.place(&read.log, start).await?;

@@ -1,8 +1,7 @@
 //! Each engine owns its part of the subscriptions that are in use: about as many as each other.
 //!
-//! The one that owns most hands one after the other over to the one that owns least. It delivers nothing more of it, lets
-//! what is with consumers come to its end, and writes down what is left; then the other is its owner. What consumers hold
-//! for longer than a moment keeps it where it is, until another time: nothing is taken from anybody.
+//! The one that owns most hands one after the other over ([`super::handing`]) to the one that owns least, when what is with
+//! consumers has come to its end. What they hold for longer than a moment keeps it where it is, until another time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
@@ -11,16 +10,12 @@ use std::time::Duration;
 use crossdock_topics::Shutdown;
 use tokio::time::Instant;
 
+use super::handing::{hand_over, quiet};
 use super::hub::Hub;
-use super::owned::Owned;
 use crate::jetstream::peers::Peers;
 
 /// How often it is looked who owns how many.
 const LOOK: Duration = Duration::from_secs(1);
-/// How long consumers may wait while what they hold comes to its end.
-const PAUSE: Duration = Duration::from_millis(500);
-/// How often it is looked whether it has.
-const AGAIN: Duration = Duration::from_millis(5);
 /// How long one that could not be handed over is left alone.
 const LATER: Duration = Duration::from_secs(15);
 /// How long the other engine may take to answer.
@@ -72,36 +67,14 @@ async fn hand_one_over(hub: &Hub, peers: &Peers, other: &str, later: &mut HashMa
         owned.go_on();
         return false;
     }
-    let handed = async {
-        owned.rest().await?;
-        hub.owners.give(id, other).await
-    };
-    match handed.await {
+    match hand_over(hub, &owned, other).await {
         Ok(()) => tracing::debug!(subscription = %name, other, "handed over"),
         Err(error) => {
             later.insert(id, Instant::now() + LATER);
             tracing::debug!(subscription = %name, other, %error, "it could not be handed over");
         }
     }
-    // Not before: it would be taken over here again by who wants something of it. If it is still this engine's after
-    // all, that happens now.
-    owned.end();
     true
-}
-
-/// Stops delivering; whether all that is with consumers came to its end soon.
-async fn quiet(owned: &Owned) -> bool {
-    let until = Instant::now() + PAUSE;
-    owned.pause();
-    loop {
-        if owned.in_flight() == 0 {
-            return true;
-        }
-        if Instant::now() >= until {
-            return false;
-        }
-        tokio::time::sleep(AGAIN).await;
-    }
 }
 
 #[cfg(test)]

@@ -12,7 +12,8 @@ use crossdock_topics::{
 };
 use tokio::sync::oneshot;
 
-use super::hub::{Hub, catch_up};
+use super::catch_up::catch_up;
+use super::hub::Hub;
 use crate::delivery::explain::facts;
 use crate::delivery::{Engine, Operation, Sieve};
 

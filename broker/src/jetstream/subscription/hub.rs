@@ -1,4 +1,4 @@
-//! The subscriptions of a cluster as one engine sees them: how each is defined, and those it owns.
+//! The subscriptions of a cluster as one engine sees them, and those that it owns.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -6,13 +6,14 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, ConsumerId, Delivery, Error, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, StartAt,
-    Subscription, SubscriptionName, SystemClock,
+    Clock, ConsumerId, Delivery, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, Subscription,
+    SubscriptionName, SystemClock,
 };
-use futures::{StreamExt, TryStreamExt};
 use parking_lot::RwLock;
 use tokio::time::Instant;
 
+use super::catch_up::CATCH_UP;
+use super::definitions::{Defined, Definitions, not_found};
 use super::elsewhere::Elsewhere;
 use super::journal::Journals;
 use super::owned::{Common, Owned, Tenure, moved};
@@ -23,27 +24,22 @@ use crate::delivery::block::Block;
 use crate::delivery::{Blocks, Feed, LONGEST_WAIT, Sieve};
 use crate::jetstream::connection::Connection;
 use crate::jetstream::instance::Instance;
-use crate::jetstream::log::{Logs, Needs, Readers, TopicLog};
-use crate::jetstream::store::{Key, KeyStore};
+use crate::jetstream::log::{Logs, Needs, Readers};
+use crate::jetstream::store::KeyStore;
 
-/// How long a topic may take to show what has a receipt.
-const CATCH_UP: Duration = Duration::from_secs(2);
 /// When nothing has come for so long, NATS is asked how far topics go.
 const QUIET: Duration = Duration::from_millis(100);
 /// How often all of it is looked at, at least.
 const LOOK: Duration = Duration::from_secs(1);
-/// So many topics are asked at once how far they go.
-const AT_ONCE: usize = 32;
+/// When whoever has come to an engine that closes may look for another one.
+const SOON: Duration = Duration::from_millis(50);
 /// So many are taken over at once.
 const TAKING: usize = 16;
-
-/// Where the store has definitions, and the engine's own keys the numbers that go with them.
-const DEFINITIONS: &str = "subscriptions/";
 
 /// The subscriptions of a cluster.
 pub(in crate::jetstream) struct Hub {
     pub(super) common: Common,
-    store: KeyStore,
+    pub(super) definitions: Definitions,
     pub(super) shutdown: Shutdown,
     owned: RwLock<HashMap<SubscriptionName, Arc<Owned>>>,
     pub(super) owners: Owners,
@@ -51,14 +47,9 @@ pub(in crate::jetstream) struct Hub {
     /// Each is taken over, or changed, once at a time.
     taking: [tokio::sync::Mutex<()>; TAKING],
     consumers: AtomicU64,
+    /// Nothing more is asked by this process; others may ask until it is closed.
+    leaving: AtomicBool,
     closed: AtomicBool,
-}
-
-/// A subscription as the store has it.
-#[derive(Clone)]
-pub(super) struct Defined {
-    pub(super) definition: Subscription,
-    pub(super) revision: Revision,
 }
 
 impl Hub {
@@ -78,13 +69,14 @@ impl Hub {
         let consumers = u64::try_from(clock.now().0).unwrap_or(0).saturating_mul(1000);
         let hub = Arc::new(Self {
             common: Common { journals, topics: Topics(logs.clone()), clock },
-            store: store.clone(),
+            definitions: Definitions(store.clone()),
             shutdown: shutdown.clone(),
             owned: RwLock::default(),
             owners: Owners::new(store, instance),
             elsewhere: Elsewhere::default(),
             taking: Default::default(),
             consumers: AtomicU64::new(consumers),
+            leaving: AtomicBool::new(false),
             closed: AtomicBool::new(false),
         });
         logs.set_readers(hub.clone());
@@ -97,6 +89,16 @@ impl Hub {
             }
         });
         Ok(hub)
+    }
+
+    /// From now on this process asks for nothing.
+    pub(super) fn leave(&self) {
+        self.leaving.store(true, Ordering::SeqCst);
+    }
+
+    /// Whether this process may ask for something.
+    pub(super) fn check_staying(&self) -> Result<()> {
+        if self.leaving.load(Ordering::SeqCst) { Err(crate::jetstream::closed()) } else { self.check_open() }
     }
 
     /// Lets go of all subscriptions.
@@ -124,7 +126,8 @@ impl Hub {
     /// Why nothing can be asked any more.
     pub(super) fn check_open(&self) -> Result<()> {
         let closed = self.closed.load(Ordering::SeqCst) || self.shutdown.has_started();
-        if closed { Err(crate::jetstream::closed()) } else { Ok(()) }
+        // Another engine that asks finds somebody else.
+        if closed { Err(crate::jetstream::closed().retry_after(SOON)) } else { Ok(()) }
     }
 
     pub(super) fn number(&self) -> ConsumerId {
@@ -137,14 +140,7 @@ impl Hub {
         loop {
             let revision = self.owners.revision();
             let ours = self.owners.all_ours();
-            let (definitions, defined_at) = self.store.list_shared(DEFINITIONS);
-            let numbers: HashMap<u32, (SubscriptionName, Revision)> = definitions
-                .iter()
-                .filter_map(|entry| {
-                    let name: SubscriptionName = entry.key.strip_prefix(DEFINITIONS)?.parse().ok()?;
-                    Some((self.peek_number(&name)?, (name, entry.revision)))
-                })
-                .collect();
+            let (numbers, defined_at) = self.definitions.by_number();
             for id in ours {
                 let done = match numbers.get(&id) {
                     Some((name, revision)) if self.is_as_defined(name, *revision) => Ok(()),
@@ -161,7 +157,7 @@ impl Hub {
             let known: Vec<_> = self.owned.read().iter().map(|(n, o)| (n.clone(), o.clone())).collect();
             for (name, owned) in known {
                 // One that this release cannot read is not gone.
-                if self.store.peek(&key(&name)).is_none() {
+                if !self.definitions.knows(&name) {
                     self.gone(&name);
                 } else if self.owners.has_lost(owned.state.id, owned.tenure.lease) {
                     owned.end();
@@ -171,7 +167,7 @@ impl Hub {
             }
             let defined = async {
                 // Otherwise so much has changed that it must be looked at anew.
-                if let Ok(mut watch) = self.store.watch_shared(DEFINITIONS, defined_at) {
+                if let Ok(mut watch) = self.definitions.watch(defined_at) {
                     watch.next().await;
                 }
             };
@@ -190,41 +186,6 @@ impl Hub {
         self.at_work(name).is_some_and(|owned| owned.state.definition().1 == revision)
     }
 
-    /// A subscription as this engine knows it.
-    pub(super) fn defined(&self, name: &SubscriptionName) -> Result<Defined> {
-        let entry = self.store.peek(&key(name)).ok_or_else(|| not_found(name))?;
-        let definition = serde_json::from_slice(&entry.value).map_err(|error| {
-            Error::internal(format!("subscription {name} in the store is damaged: {error}"))
-        })?;
-        Ok(Defined { definition, revision: entry.revision })
-    }
-
-    /// All of them.
-    pub(super) async fn all_defined(&self) -> Result<Vec<Subscription>> {
-        self.store.come().await?;
-        Ok(self.peek_defined())
-    }
-
-    /// All of them, as this engine knows them.
-    fn peek_defined(&self) -> Vec<Subscription> {
-        let (entries, _) = self.store.list_shared(DEFINITIONS);
-        entries.iter().filter_map(|entry| serde_json::from_slice(&entry.value).ok()).collect()
-    }
-
-    /// Whether there is such a subscription.
-    pub(super) async fn is_defined(&self, name: &SubscriptionName) -> Result<bool> {
-        if self.store.peek(&key(name)).is_none() {
-            self.store.come().await?;
-        }
-        Ok(self.store.peek(&key(name)).is_some())
-    }
-
-    /// Whether there is such a subscription, as of now.
-    pub(super) async fn is_still_defined(&self, name: &SubscriptionName) -> Result<bool> {
-        self.store.come().await?;
-        Ok(self.store.peek(&key(name)).is_some())
-    }
-
     /// The subscription, if this engine is its owner.
     ///
     /// # Errors
@@ -239,12 +200,12 @@ impl Hub {
     /// The same, and sees to it that it is as it is defined.
     pub(super) async fn current(self: &Arc<Self>, name: &SubscriptionName) -> Result<Arc<Owned>> {
         self.check_open()?;
-        if !self.is_defined(name).await? {
+        if !self.definitions.has(name).await? {
             return Err(not_found(name));
         }
-        let id = self.number_of(name).await?;
+        let id = self.definitions.number(name).await?;
         let _one = self.taking[id as usize % TAKING].lock().await;
-        let Defined { definition, revision } = self.defined(name)?;
+        let Defined { definition, revision } = self.definitions.peek(name)?;
         if let Some(owned) = self.at_work(name) {
             if owned.state.definition().1 < revision {
                 let sieve = sieve(&definition).await;
@@ -279,25 +240,15 @@ impl Hub {
 
     /// Removes what is kept of a subscription that was deleted, unless its name is in use again with the same number.
     async fn clean_up(&self, id: u32, name: &SubscriptionName) -> Result<()> {
-        self.store.come().await?;
-        if self.peek_number(name) == Some(id) {
-            if self.store.peek(&key(name)).is_some() {
+        let is_defined = self.definitions.still_has(name).await?;
+        if self.definitions.peek_number(name) == Some(id) {
+            if is_defined {
                 return Ok(());
             }
-            self.forget_number(id, name).await?;
+            self.definitions.forget_number(id, name).await?;
         }
         self.common.journals.remove(id).await?;
         self.owners.forget(id).await
-    }
-
-    /// The next life of this name has another number.
-    async fn forget_number(&self, id: u32, name: &SubscriptionName) -> Result<()> {
-        let own = number_key(name);
-        let entry = self.store.get(&own).await?;
-        match entry.filter(|entry| number(&entry.value) == Some(id)) {
-            Some(entry) => self.store.delete(&own, Expect::At(entry.revision)).await.map(drop),
-            None => Ok(()),
-        }
     }
 
     /// It was deleted.
@@ -305,43 +256,6 @@ impl Hub {
         if let Some(owned) = self.owned.write().remove(name) {
             owned.state.mark_deleted();
             owned.end();
-        }
-    }
-
-    /// The number of a subscription, as this engine knows it.
-    fn peek_number(&self, name: &SubscriptionName) -> Option<u32> {
-        number(&self.store.peek(&number_key(name))?.value)
-    }
-
-    /// The number of a subscription, which is never given to another one.
-    pub(super) async fn number_of(&self, name: &SubscriptionName) -> Result<u32> {
-        if let Some(number) = self.peek_number(name) {
-            return Ok(number);
-        }
-        if !self.is_defined(name).await? {
-            return Err(not_found(name));
-        }
-        let damaged =
-            || Error::internal(format!("the number of subscription {name} in the store is damaged"));
-        let (own, next) = (number_key(name), Key::Own("next/subscription".into()));
-        loop {
-            if let Some(entry) = self.store.get(&own).await? {
-                return number(&entry.value).ok_or_else(damaged);
-            }
-            let before = self.store.get(&next).await?;
-            let expect = before.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
-            let last = before.map_or(Some(0), |entry| number(&entry.value)).ok_or_else(damaged)?;
-            let number = (last + 1).to_string();
-            match self.store.put(&next, number.clone().into(), expect, None).await {
-                Ok(_) => {}
-                Err(error) if error.code == ErrorCode::Conflict => continue,
-                Err(error) => return Err(error),
-            }
-            match self.store.put(&own, number.into(), Expect::Absent, None).await {
-                Ok(_) => return Ok(last + 1),
-                Err(error) if error.code == ErrorCode::Conflict => {}
-                Err(error) => return Err(error),
-            }
         }
     }
 
@@ -354,25 +268,25 @@ impl Hub {
         let name = subscription.name.clone();
         loop {
             let mut definition = subscription.clone();
-            let entry = self.store.get(&key(&name)).await?;
-            let at = entry.as_ref().map_or(Expect::Absent, |entry| Expect::At(entry.revision));
+            let before = self.definitions.revision(&name).await?;
+            let at = before.map_or(Expect::Absent, Expect::At);
             if expect != Expect::Any && expect != at {
                 // It says what is there instead.
-                return self.store.put(&key(&name), json(&definition)?, expect, None).await;
+                return self.definitions.put(&definition, expect).await;
             }
             for topic in definition.topics.iter().filter_map(crossdock_topics::TopicPattern::literal) {
                 self.common.topics.limit(&topic)?;
             }
-            if let Some(entry) = &entry {
-                let before = self.defined(&name)?.definition;
+            if let Some(revision) = before {
+                let before = self.definitions.peek(&name)?.definition;
                 definition.start = before.start;
                 if before == definition {
-                    return Ok(entry.revision);
+                    return Ok(revision);
                 }
             }
-            match self.store.put(&key(&name), json(&definition)?, at, None).await {
+            match self.definitions.put(&definition, at).await {
                 Ok(revision) => {
-                    let id = self.number_of(&name).await?;
+                    let id = self.definitions.number(&name).await?;
                     self.owners.claim(id, &name).await?;
                     if self.owners.ours(id).is_some() {
                         self.current(&name).await?;
@@ -387,12 +301,12 @@ impl Hub {
 
     /// Deletes a subscription, with all that is kept of it.
     pub(super) async fn delete(self: &Arc<Self>, name: &SubscriptionName) -> Result<()> {
-        let entry = self.store.get(&key(name)).await?.ok_or_else(|| not_found(name))?;
+        let revision = self.definitions.revision(name).await?.ok_or_else(|| not_found(name))?;
         // So that its journal is found and removed, when this engine has let go of it.
         let owned = self.current(name).await?;
         // First: whoever makes it anew as soon as it is gone gets another number, and begins at the start.
-        self.forget_number(owned.state.id, name).await?;
-        self.store.delete(&key(name), Expect::At(entry.revision)).await?;
+        self.definitions.forget_number(owned.state.id, name).await?;
+        self.definitions.delete(name, revision).await?;
         self.gone(name);
         owned.state.mark_deleted();
         Ok(())
@@ -442,13 +356,14 @@ impl Readers for Hub {
 
     fn needs(&self, feed: &Arc<Feed>) -> Needs {
         let mut needed = Needs::Nothing;
-        for definition in self.peek_defined() {
+        for definition in self.definitions.peek_all() {
             if !definition.topics.iter().any(|pattern| pattern.matches(feed.name.as_str())) {
                 continue;
             }
             let needs = match self.at_work(&definition.name) {
                 Some(owned) if owned.check_held().is_ok() => owned.state.needs(feed),
                 _ => self
+                    .definitions
                     .peek_number(&definition.name)
                     .and_then(|number| self.elsewhere.needs(number, feed.id)),
             };
@@ -466,80 +381,6 @@ impl Blocks for Hub {
     async fn blocks(&self, feed: &Arc<Feed>, offset: u64, limit: usize) -> Result<Vec<Arc<Block>>> {
         self.common.topics.blocks(feed, offset, limit).await
     }
-}
-
-impl Owned {
-    /// Waits until its topics show what has a receipt by now.
-    pub(super) async fn catch_up(&self) -> Result<()> {
-        self.catch_topics().await?;
-        let logs: Vec<_> = self.reads.lock().values().map(|read| read.log.clone()).collect();
-        let catching = futures::stream::iter(logs)
-            .map(|log| async move { catch_up(&self.common.topics, &log).await.map(drop) });
-        catching.buffer_unordered(AT_ONCE).try_collect().await
-    }
-
-    /// Waits until its topics show what this engine has given receipts for.
-    pub(super) async fn catch_up_with_receipts(&self) {
-        let behind: Vec<(Arc<Feed>, u64)> = {
-            let reads = self.reads.lock();
-            let behind = reads.values().filter(|read| read.log.known_tail() > read.need.feed().tail());
-            behind.map(|read| (read.need.feed().clone(), read.log.known_tail())).collect()
-        };
-        for (feed, end) in behind {
-            reached(&feed, end).await;
-        }
-    }
-}
-
-/// Waits until a topic shows what has a receipt by now, for a while; gives where that ends.
-pub(super) async fn catch_up(topics: &Topics, log: &TopicLog) -> Result<u64> {
-    match topics.place(log, StartAt::End).await {
-        Ok(end) => {
-            reached(&log.following.feed, end).await;
-            Ok(end)
-        }
-        // It has gone.
-        Err(error) if error.code == ErrorCode::NotFound => Ok(0),
-        Err(error) => Err(error),
-    }
-}
-
-/// Waits until a topic shows all before an offset, for a while.
-async fn reached(feed: &Feed, end: u64) {
-    let reached = async {
-        loop {
-            let moved = feed.moved.notified();
-            tokio::pin!(moved);
-            moved.as_mut().enable();
-            if feed.tail() >= end || feed.is_deleted() {
-                return;
-            }
-            moved.await;
-        }
-    };
-    let _ = tokio::time::timeout(CATCH_UP, reached).await;
-}
-
-fn key(name: &SubscriptionName) -> Key {
-    Key::Shared(format!("{DEFINITIONS}{name}"))
-}
-
-fn number_key(name: &SubscriptionName) -> Key {
-    Key::Own(format!("{DEFINITIONS}{name}"))
-}
-
-fn number(value: &[u8]) -> Option<u32> {
-    std::str::from_utf8(value).ok()?.parse().ok()
-}
-
-fn json(definition: &Subscription) -> Result<bytes::Bytes> {
-    let json = serde_json::to_vec(definition);
-    json.map(Into::into).map_err(|cause| Error::internal(format!("cannot write a definition: {cause}")))
-}
-
-fn not_found(name: &SubscriptionName) -> Error {
-    Error::not_found("subscription", name)
-        .hint(format!("make it with `crossdock sub create {name} --topic TOPIC`"))
 }
 
 /// Compiles a filter that was compiled before, by another release perhaps. One that is not understood any more loses

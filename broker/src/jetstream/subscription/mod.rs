@@ -5,8 +5,11 @@
 
 mod attach;
 mod balance;
+mod catch_up;
+mod definitions;
 mod elsewhere;
 mod entry;
+mod handing;
 mod here;
 mod hub;
 mod journal;

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use super::entry::Kept;
 use super::journal::{Journal, Journals};
 use super::owned::{BEGUN, GENERATION, PAUSED, changes};
-use crate::delivery::Keep;
+use crate::delivery::{Keep, keys};
 use crate::jetstream::connection::Connection;
 use crate::moving::house::{Standing, Subscribed};
 
@@ -30,7 +30,9 @@ impl Moving {
         if kept.get(BEGUN).is_none() {
             return Ok(None);
         }
-        let entries = kept.scan(b"").filter(|(key, _)| subscription.owns(key));
+        // What was being handed over was with consumers that have gone.
+        let entries =
+            kept.scan(b"").filter(|(key, _)| subscription.owns(key) && !keys::is_of(key, keys::HELD));
         let kept_of = entries.map(|(key, value)| (key.clone(), value.clone())).collect();
         Ok(Some(Standing { paused: kept.get(PAUSED).is_some(), kept: kept_of }))
     }

@@ -4,14 +4,14 @@
 //! journal comes to in memory. One task ([`super::pass`]) writes the journal and does everything that changes what is
 //! kept; deliveries are taken beside it.
 
-use std::collections::HashMap;
-use std::sync::Arc;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, Delivery, Error, ErrorCode, Fetch, LeaseId, Outcome, Result, Settled, Settlement, StartAt,
-    Subscription, Timestamp,
+    Clock, Delivery, DeliveryId, Error, ErrorCode, Fetch, LeaseId, Outcome, Result, Settled, Settlement,
+    StartAt, Subscription, Timestamp,
 };
 use parking_lot::{Mutex, RwLock};
 use tokio::sync::{Notify, mpsc, oneshot};
@@ -64,6 +64,8 @@ pub(super) struct Owned {
     pub(super) dirty: Notify,
     /// Nothing is delivered, because it is about to be handed over.
     pausing: AtomicBool,
+    /// What was with consumers when it was handed over: another engine hears what becomes of it.
+    handed: OnceLock<HashSet<DeliveryId>>,
     /// This engine owns it no longer.
     pub(super) over: CancellationToken,
     /// What can be said of topics is known as of this change.
@@ -102,6 +104,7 @@ impl Owned {
             commands: sender,
             dirty: Notify::new(),
             pausing: AtomicBool::new(false),
+            handed: OnceLock::new(),
             over: CancellationToken::new(),
             topics_seen: AtomicU64::new(u64::MAX),
             reads: Mutex::default(),
@@ -127,17 +130,18 @@ impl Owned {
         answered.await.unwrap_or_else(|_| Err(self.why_over()))
     }
 
-    /// Takes messages. What was taken while others may have taken the subscription over is not given to anybody.
+    /// Takes messages. What was taken while others may have taken the subscription over is not given to anybody, unless
+    /// it was handed over with it.
     pub(super) async fn fetch(&self, fetch: Fetch) -> Result<Vec<Delivery>> {
         let deliveries = self.state.fetch(self, fetch).await?;
-        if !deliveries.is_empty()
-            && let Err(error) = self.check_held()
-        {
-            let outcomes = deliveries.into_iter().map(|delivery| (delivery.id, Outcome::Release)).collect();
-            self.state.settle(&Settlement { outcomes, ..Settlement::default() }, false, self.now());
-            return Err(error);
-        }
-        Ok(deliveries)
+        let Err(error) = self.check_held() else { return Ok(deliveries) };
+        let handed = self.handed.get().filter(|_| (self.tenure.holds)());
+        let (given, taken): (Vec<_>, Vec<_>) = deliveries
+            .into_iter()
+            .partition(|delivery| handed.is_some_and(|handed| handed.contains(&delivery.id)));
+        let outcomes = taken.into_iter().map(|delivery| (delivery.id, Outcome::Release)).collect();
+        self.state.settle(&Settlement { outcomes, ..Settlement::default() }, false, self.now());
+        if given.is_empty() { Err(error) } else { Ok(given) }
     }
 
     /// Settles, when all outputs have been stored.
@@ -161,7 +165,9 @@ impl Owned {
 
     /// Why nothing can be asked of it, if so: another engine owns it, or may by now.
     pub(super) fn check_held(&self) -> Result<()> {
-        if self.over.is_cancelled() || !(self.tenure.holds)() { Err(self.why_over()) } else { Ok(()) }
+        let is_handed = self.handed.get().is_some();
+        let is_held = !is_handed && !self.over.is_cancelled() && (self.tenure.holds)();
+        if is_held { Ok(()) } else { Err(self.why_over()) }
     }
 
     /// Delivers nothing more; what is with consumers can be settled.
@@ -179,6 +185,13 @@ impl Owned {
     /// How many messages are with consumers.
     pub(super) fn in_flight(&self) -> u64 {
         self.state.info().topics.iter().map(|topic| topic.in_flight).sum()
+    }
+
+    /// Has what consumers hold kept for another engine. From now on nothing is delivered or settled here.
+    pub(super) fn let_go_of_held(&self, changes: &mut Changes) -> Result<()> {
+        let held = self.state.keep_held(changes)?;
+        let _ = self.handed.set(held);
+        Ok(())
     }
 
     /// Has all that has changed stored.

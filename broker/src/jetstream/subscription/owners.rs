@@ -13,6 +13,8 @@ use crate::jetstream::store::{Key, KeyStore};
 
 /// The engine's own keys that say which engine owns which subscription: `owners/NUMBER`.
 const OWNERS: &str = "owners/";
+/// Those that say which engines are about to go: `leaving/INSTANCE`.
+const LEAVING: &str = "leaving/";
 
 /// Who owns what, as this engine knows it.
 #[derive(Clone)]
@@ -93,12 +95,24 @@ impl Owners {
         self.store.put(&key(id), other, Expect::At(entry.revision), Some(lease)).await.map(drop)
     }
 
-    /// How many each engine owns, of those that are there.
+    /// Tells the others that this engine is about to go, so that they hand nothing over to it.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) async fn leave(&self) -> Result<()> {
+        let lease = self.held.borrow().lease;
+        let key = Key::Own(format!("{LEAVING}{}", self.me));
+        self.store.put(&key, Bytes::new(), Expect::Any, Some(lease)).await.map(drop)
+    }
+
+    /// How many each engine owns, of those that are there and stay.
     pub(super) fn counts(&self) -> BTreeMap<String, usize> {
         let (instances, _) = self.store.list_own(INSTANCES);
         let (owners, _) = self.store.list_own(OWNERS);
         let instances = instances.iter().filter_map(|entry| entry.key.strip_prefix(INSTANCES));
-        let mut counts: BTreeMap<String, usize> = instances.map(|name| (name.to_owned(), 0)).collect();
+        let stays = |name: &&str| self.store.peek(&Key::Own(format!("{LEAVING}{name}"))).is_none();
+        let mut counts: BTreeMap<String, usize> =
+            instances.filter(stays).map(|name| (name.to_owned(), 0)).collect();
         for entry in &owners {
             let owner = std::str::from_utf8(&entry.value).ok();
             if let Some(count) = owner.and_then(|owner| counts.get_mut(owner)) {

@@ -7,6 +7,7 @@ use std::time::Duration;
 use crossdock_topics::{
     Error, ErrorCode, Order, Result, Revision, Settled, Settlement, StartAt, Subscription, TopicName,
 };
+use futures::future::BoxFuture;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::Instant;
 
@@ -40,6 +41,8 @@ pub(super) enum Command {
     Rest { answer: oneshot::Sender<Result<()>> },
     /// Topics were made, or have gone.
     Topics { answer: oneshot::Sender<Result<()>> },
+    /// It is another engine's when `give` has succeeded. What consumers hold goes with it.
+    HandOver { give: BoxFuture<'static, Result<()>>, answer: oneshot::Sender<Result<()>> },
 }
 
 /// What is told when the pass is stored.
@@ -59,6 +62,9 @@ impl Answer {
         }
     }
 }
+
+/// How it is handed over when a pass is stored, and who waits for that.
+type Handing = (BoxFuture<'static, Result<()>>, oneshot::Sender<Result<()>>);
 
 /// The task's own.
 pub(super) struct Pass {
@@ -95,15 +101,25 @@ impl Pass {
                 () = tokio::time::sleep(TICK) => {}
                 () = owned.over.cancelled() => break owned.why_over(),
             }
-            let mut changes = changes();
+            let (mut changes, mut handing) = (changes(), None);
             for command in waiting.drain(..) {
-                answers.push(self.carry_out(command, &mut changes).await);
+                answers.extend(self.carry_out(command, &mut changes, &mut handing).await);
             }
             owned.state.tick(owned.now());
+            if handing.is_some()
+                && let Err(error) = owned.let_go_of_held(&mut changes)
+            {
+                break error;
+            }
             if let Err(error) = self.write(changes).await {
                 break error;
             }
             answers.drain(..).for_each(|answer: Answer| answer.tell(None));
+            if let Some((give, answer)) = handing {
+                // If it is still this engine's after all, it is taken over anew.
+                let _ = answer.send(give.await);
+                break owned.why_over();
+            }
             if let Err(error) = self.draw().await {
                 break error;
             }
@@ -154,9 +170,15 @@ impl Pass {
         Ok(())
     }
 
-    async fn carry_out(&self, command: Command, changes: &mut Changes) -> Answer {
+    /// Does what is asked; gives what is to be told when that is stored.
+    async fn carry_out(
+        &self,
+        command: Command,
+        changes: &mut Changes,
+        handing: &mut Option<Handing>,
+    ) -> Option<Answer> {
         let owned = &self.owned;
-        match command {
+        Some(match command {
             Command::Settle { settlement, whole, answer } => {
                 // It may have waited here for long.
                 let settled = owned
@@ -172,7 +194,11 @@ impl Pass {
             }
             Command::Rest { answer } => Answer::Done(answer, Ok(())),
             Command::Topics { answer } => Answer::Done(answer, owned.attach(owned.start(), changes).await),
-        }
+            Command::HandOver { give, answer } => {
+                *handing = Some((give, answer));
+                return None;
+            }
+        })
     }
 
     async fn define(
@@ -258,7 +284,10 @@ fn refuse(command: Command, failure: &Error) {
     match command {
         Command::Settle { answer, .. } => drop(answer.send(Err(failed()))),
         Command::Operate { answer, .. } => drop(answer.send(Err(failed()))),
-        Command::Define { answer, .. } | Command::Rest { answer } | Command::Topics { answer } => {
+        Command::Define { answer, .. }
+        | Command::Rest { answer }
+        | Command::Topics { answer }
+        | Command::HandOver { answer, .. } => {
             drop(answer.send(Err(failed())));
         }
     }

@@ -1,6 +1,7 @@
 //! Where a subscription is: what concerns it is asked of the engine that owns it, and asked again of the next one when that
 //! one has gone.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,20 +11,22 @@ use crossdock_topics::{
 };
 use futures::future::BoxFuture;
 use futures::{StreamExt, TryStreamExt};
+use parking_lot::Mutex;
 use tokio::time::Instant;
 
 use super::hub::Hub;
 use super::owned::moved;
 use super::seats::{Place, Seats};
-use super::{Here, balance};
+use super::{Here, balance, handing};
 use crate::delivery::LONGEST_WAIT;
 use crate::jetstream::JetStream;
 use crate::jetstream::peers::Peers;
 
 /// How long an engine that has gone may stand in the way: longer than its lease lasts.
 const PATIENCE: Duration = Duration::from_secs(15);
-/// The same for a fetch that does not wait that long itself.
-const BRIEFLY: Duration = Duration::from_secs(2);
+/// What is waited for longer than this is told in the log, once in a while.
+const LONG: Duration = Duration::from_secs(2);
+const ONCE: Duration = Duration::from_secs(30);
 /// How long to wait before looking again where a subscription is.
 const AGAIN: Duration = Duration::from_millis(20);
 /// So many subscriptions are asked after at once.
@@ -50,6 +53,7 @@ pub(in crate::jetstream) struct Routes {
     here: Arc<Here>,
     peers: Peers,
     seats: Seats,
+    told: Mutex<HashMap<SubscriptionName, Instant>>,
 }
 
 impl JetStream {
@@ -76,7 +80,15 @@ impl Routes {
         shutdown: &Shutdown,
     ) -> Self {
         shutdown.tasks().spawn(balance::run(hub.clone(), peers.clone(), shutdown.clone()));
-        Self { hub: hub.clone(), here: here.clone(), peers, seats: Seats::default() }
+        Self { hub: hub.clone(), here: here.clone(), peers, seats: Seats::default(), told: Mutex::default() }
+    }
+
+    /// Leaves the cluster: nothing more is asked here, what consumers of this engine hold is given back, and what it owns is
+    /// handed over to those who stay, if there is somebody. Whoever calls bounds the time.
+    pub(in crate::jetstream) async fn go(&self) {
+        self.hub.leave();
+        self.seats.clear();
+        handing::hand_over_all(&self.hub, &self.peers).await;
     }
 
     /// Whether a subscription is this engine's.
@@ -86,12 +98,13 @@ impl Routes {
 
     /// Where a subscription is. What nobody owns is this engine's from now on.
     async fn place(&self, name: &SubscriptionName, until: Instant) -> Result<Place> {
+        let began = Instant::now();
         loop {
-            self.hub.check_open()?;
+            self.hub.check_staying()?;
             if let Some(owned) = self.hub.at_work(name) {
                 return Ok(Place::Here(owned));
             }
-            let id = self.hub.number_of(name).await?;
+            let id = self.hub.definitions.number(name).await?;
             let found = match self.hub.owners.of(id) {
                 None => match self.hub.owners.claim(id, name).await {
                     Ok(()) => continue,
@@ -102,12 +115,24 @@ impl Routes {
             };
             match found {
                 Err(error) if error.code == ErrorCode::Unavailable && Instant::now() < until => {
-                    tracing::debug!(subscription = %name, %error, "it is looked for again");
-                    tokio::time::sleep(AGAIN).await;
+                    self.look_again(name, began, &error).await;
                 }
                 done => return done,
             }
         }
+    }
+
+    /// Waits a moment before something is asked again, of which nothing came since `began`.
+    async fn look_again(&self, name: &SubscriptionName, began: Instant, error: &Error) {
+        tracing::debug!(subscription = %name, %error, "it is looked for again");
+        if began.elapsed() > LONG {
+            let mut told = self.told.lock();
+            told.retain(|_, when| when.elapsed() < ONCE);
+            if told.insert(name.clone(), Instant::now()).is_none() {
+                tracing::warn!(subscription = %name, %error, "the server that owns it is waited for, or the next one");
+            }
+        }
+        tokio::time::sleep(AGAIN).await;
     }
 
     fn at(&self, place: &Place) -> Arc<dyn Subscriptions> {
@@ -123,12 +148,13 @@ impl Routes {
         again: Again,
         ask: impl Fn(Arc<dyn Subscriptions>) -> BoxFuture<'a, Result<T>>,
     ) -> Result<T> {
-        let until = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let until = began + PATIENCE;
         loop {
             let place = self.place(name, until).await?;
             match ask(self.at(&place)).await {
                 Err(error) if again.after(&error) && Instant::now() < until => {
-                    tokio::time::sleep(AGAIN).await;
+                    self.look_again(name, began, &error).await;
                 }
                 done => return done,
             }
@@ -138,7 +164,7 @@ impl Routes {
     /// As [`Subscriptions::put_subscription`]. A new one is this engine's, one that is there is changed where it is.
     pub(super) async fn put(&self, subscription: Subscription, expect: Expect) -> Result<Revision> {
         let again = if expect == Expect::Any { Again::Always } else { Again::IfNothingWasDone };
-        while self.hub.is_still_defined(&subscription.name).await? {
+        while self.hub.definitions.still_has(&subscription.name).await? {
             let put = self.ask(&subscription.name, again, |place| {
                 let subscription = subscription.clone();
                 Box::pin(async move { place.put_subscription(subscription, expect).await })
@@ -147,7 +173,7 @@ impl Routes {
                 // It was deleted meanwhile, unless it is a topic that is not there.
                 Err(error)
                     if error.code == ErrorCode::NotFound
-                        && !self.hub.is_still_defined(&subscription.name).await? => {}
+                        && !self.hub.definitions.still_has(&subscription.name).await? => {}
                 done => return done,
             }
         }
@@ -156,8 +182,8 @@ impl Routes {
 
     /// As [`Subscriptions::subscriptions`].
     pub(super) async fn all(&self) -> Result<Vec<SubscriptionInfo>> {
-        self.hub.check_open()?;
-        let all = self.hub.all_defined().await?;
+        self.hub.check_staying()?;
+        let all = self.hub.definitions.all().await?;
         let infos = futures::stream::iter(all).map(|subscription| async move {
             let name = &subscription.name;
             let info = self.ask(name, Again::Always, |place| {
@@ -179,13 +205,14 @@ impl Routes {
 
     /// As [`Subscriptions::join`].
     pub(super) async fn join(&self, name: &SubscriptionName) -> Result<ConsumerId> {
-        let until = Instant::now() + PATIENCE;
+        let began = Instant::now();
+        let until = began + PATIENCE;
         loop {
             let place = self.place(name, until).await?;
             match self.at(&place).join(name).await {
                 Ok(called) => return Ok(self.seats.add(name, place, called, || self.hub.number())),
                 Err(error) if Again::Always.after(&error) && Instant::now() < until => {
-                    tokio::time::sleep(AGAIN).await;
+                    self.look_again(name, began, &error).await;
                 }
                 Err(error) => return Err(error),
             }
@@ -197,13 +224,15 @@ impl Routes {
         self.seats.remove(consumer);
     }
 
-    /// As [`Subscriptions::fetch`].
+    /// As [`Subscriptions::fetch`]. Where the owner goes away, the next one is waited for, also beyond the fetch's own wait:
+    /// nobody can say before that whether there is something.
     pub(super) async fn fetch(&self, name: &SubscriptionName, fetch: Fetch) -> Result<Vec<Delivery>> {
-        let began = Instant::now();
+        let mut began = Instant::now();
         let deadline = began + fetch.wait.min(LONGEST_WAIT);
-        let until = deadline.max(began + BRIEFLY);
+        let mut until = None;
         loop {
-            let place = self.place(name, until).await?;
+            let asked = Instant::now();
+            let place = self.place(name, until.unwrap_or(asked + PATIENCE)).await?;
             let at = self.at(&place);
             let fetching = async {
                 let consumer = match fetch.consumer {
@@ -217,21 +246,27 @@ impl Routes {
                 Ok(deliveries) => return Ok(deliveries),
                 Err(error) => error,
             };
+            self.hub.check_staying()?;
             let error = match error.code {
                 ErrorCode::Unavailable => error,
                 // It may be the consumer who is not known there (any more): it joins again.
                 ErrorCode::NotFound
                     if fetch.consumer.is_some_and(|consumer| self.seats.stands(consumer, &place))
-                        && self.hub.is_defined(name).await? =>
+                        && self.hub.definitions.has(name).await? =>
                 {
                     moved(name)
                 }
                 _ => return Err(error),
             };
-            if Instant::now() >= until {
+            let now = Instant::now();
+            if until.is_none() || (now < deadline && now - asked > LONG) {
+                // It has waited for messages until now.
+                (began, until) = (now, Some(now + PATIENCE));
+            }
+            if until.is_some_and(|until| now >= until.max(deadline)) {
                 return Err(error);
             }
-            tokio::time::sleep(AGAIN).await;
+            self.look_again(name, began, &error).await;
         }
     }
 
@@ -239,7 +274,7 @@ impl Routes {
     pub(super) async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation> {
         let until = Instant::now() + PATIENCE;
         let mut explanation = self.here.explain(topic, offset).await?;
-        let mut all = self.hub.all_defined().await?;
+        let mut all = self.hub.definitions.all().await?;
         all.retain(|subscription| subscription.topics.iter().any(|p| p.matches(topic.as_str())));
         let mut places: Vec<Place> = Vec::new();
         for subscription in &all {

@@ -64,6 +64,17 @@ struct State {
 }
 
 impl Seat {
+    fn leave(&self) {
+        let at = {
+            let mut state = self.state.lock();
+            state.has_left = true;
+            state.at.take()
+        };
+        if let Some((place, called)) = at {
+            place.leave(&self.name, called);
+        }
+    }
+
     fn called(&self, place: &Place) -> Option<ConsumerId> {
         self.state.lock().at.as_ref().filter(|(at, _)| at.is(place)).map(|(_, called)| *called)
     }
@@ -88,15 +99,16 @@ impl Seats {
 
     /// It leaves; what it holds is given back.
     pub(super) fn remove(&self, consumer: ConsumerId) {
-        let Some(seat) = self.0.write().remove(&consumer) else { return };
-        let at = {
-            let mut state = seat.state.lock();
-            state.has_left = true;
-            state.at.take()
-        };
-        if let Some((place, called)) = at {
-            place.leave(&seat.name, called);
+        let seat = self.0.write().remove(&consumer);
+        if let Some(seat) = seat {
+            seat.leave();
         }
+    }
+
+    /// All leave.
+    pub(super) fn clear(&self) {
+        let seats = std::mem::take(&mut *self.0.write());
+        seats.values().for_each(|seat| seat.leave());
     }
 
     /// What it is called where its subscription is; joins there if it has not.
