@@ -61,6 +61,10 @@ pub(super) struct Arguments {
     /// Where the broker's wire listens, with rocksdb:PATH and nats://A,B,C
     #[arg(long, value_name = "IP", default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     bind_wire: IpAddr,
+    /// The host name or address under which others reach this server, as it is shown to them [default: where it
+    /// listens; the machine's name where that is everywhere]
+    #[arg(long, value_name = "HOST", value_parser = host)]
+    advertise: Option<String>,
     /// The certificate, with its chain, that encrypts the broker's wire: a PEM file
     #[arg(long, value_name = "FILE", requires = "tls_key")]
     tls_cert: Option<PathBuf>,
@@ -88,6 +92,7 @@ impl Arguments {
             directory: self.dir,
             name: self.name.clone(),
             place: Place { base: self.port_base, http: self.bind, wire },
+            advertise: self.advertise,
             tls: self.tls_cert.zip(self.tls_key),
             opening: Opening {
                 name: self.name.unwrap_or_else(machine),
@@ -123,6 +128,24 @@ impl Show for Ready {
     }
 }
 
+/// A host as it stands in a URL, without a port.
+fn host(text: &str) -> std::result::Result<String, String> {
+    if let Ok(ip) = text.trim_matches(['[', ']']).parse::<IpAddr>() {
+        return match ip {
+            ip if ip.is_unspecified() => Err("nobody reaches a server there".into()),
+            IpAddr::V4(ip) => Ok(ip.to_string()),
+            IpAddr::V6(ip) => Ok(format!("[{ip}]")),
+        };
+    }
+    let fine = |c: char| c.is_ascii_alphanumeric() || "-._".contains(c);
+    let is_name = !text.is_empty() && text.len() <= 253 && text.chars().all(fine);
+    if is_name {
+        Ok(text.to_owned())
+    } else {
+        Err("it is a host name or an IP address, without a port".into())
+    }
+}
+
 /// The last line is the one that scripts may wait for.
 fn welcome(ready: &Ready) -> String {
     let mut lines = vec![
@@ -135,4 +158,24 @@ fn welcome(ready: &Ready) -> String {
     lines.push(String::new());
     lines.push(format!("ready in {} ms", ready.ready_in_ms));
     lines.join("\n") + "\n"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::host;
+
+    #[test]
+    fn a_host_is_written_as_in_a_url() {
+        for (text, written) in [
+            ("crossdock-1", "crossdock-1"),
+            ("10.0.0.7", "10.0.0.7"),
+            ("fd00::7", "[fd00::7]"),
+            ("[fd00::7]", "[fd00::7]"),
+        ] {
+            assert_eq!(host(text).as_deref(), Ok(written));
+        }
+        for wrong in ["", "0.0.0.0", "::", "one:7400", "http://one", "one two"] {
+            assert!(host(wrong).is_err(), "{wrong}");
+        }
+    }
 }

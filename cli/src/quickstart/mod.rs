@@ -76,8 +76,8 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let broker = open(&directory, options.accept_loss).await?;
     let started = async {
         let ports = Ports::bind(Place::local(options.port_base)).await?;
-        let (gateway_url, admin_url) = ports.urls()?;
-        let broker_url = ports.broker_url(false)?;
+        let (gateway_url, admin_url) = ports.urls(None)?;
+        let broker_url = ports.broker_url(None, false)?;
         let context = Context {
             url: admin_url.clone(),
             gateway_url: Some(gateway_url.clone()),

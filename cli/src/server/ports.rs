@@ -6,6 +6,8 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use crossdock_topics::{Error, ErrorCode};
 use tokio::net::TcpListener;
 
+use super::machine;
+
 /// Where a server listens: nothing of HTTP is encrypted here.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Place {
@@ -52,23 +54,23 @@ impl Ports {
         Ok(Self { gateway, admin, wire })
     }
 
-    /// `http://127.0.0.1:7400` and `http://127.0.0.1:7401`.
+    /// `http://127.0.0.1:7400` and `http://127.0.0.1:7401`; with another host if others reach it under that one.
     ///
     /// # Errors
     /// When the operating system does not say where a listener is.
-    pub(crate) fn urls(&self) -> Result<(String, String), Error> {
-        let url = |listener: &TcpListener| Ok::<_, Error>(format!("http://{}", address(listener)?));
+    pub(crate) fn urls(&self, host: Option<&str>) -> Result<(String, String), Error> {
+        let url = |listener: &TcpListener| Ok::<_, Error>(format!("http://{}", reached(listener, host)?));
         Ok((url(&self.gateway)?, url(&self.admin)?))
     }
 
-    /// `crossdock://127.0.0.1:7402`.
+    /// `crossdock://127.0.0.1:7402`; with another host if others reach it under that one.
     ///
     /// # Errors
     /// When the operating system does not say where the listener is.
-    pub(crate) fn broker_url(&self, encrypted: bool) -> Result<Option<String>, Error> {
+    pub(crate) fn broker_url(&self, host: Option<&str>, encrypted: bool) -> Result<Option<String>, Error> {
         let scheme = if encrypted { "crossdocks" } else { "crossdock" };
-        let wire = self.wire.as_ref().map(address).transpose()?;
-        Ok(wire.map(|address| format!("{scheme}://{address}")))
+        let wire = self.wire.as_ref().map(|wire| reached(wire, host)).transpose()?;
+        Ok(wire.map(|reached| format!("{scheme}://{reached}")))
     }
 }
 
@@ -78,6 +80,17 @@ impl Ports {
 /// When the operating system does not say.
 pub(crate) fn address(listener: &TcpListener) -> Result<SocketAddr, Error> {
     listener.local_addr().map_err(|cause| Error::internal(format!("a listener without an address: {cause}")))
+}
+
+/// Where others reach a listener: at the host that was said; else where it listens, or, if that is everywhere, under this
+/// machine's name.
+fn reached(listener: &TcpListener, host: Option<&str>) -> Result<String, Error> {
+    let address = address(listener)?;
+    Ok(match host {
+        Some(host) => format!("{host}:{}", address.port()),
+        None if address.ip().is_unspecified() => format!("{}:{}", machine(), address.port()),
+        None => address.to_string(),
+    })
 }
 
 async fn listen(address: SocketAddr, what: &str, base: u16) -> Result<TcpListener, Error> {
@@ -104,12 +117,24 @@ mod tests {
     #[tokio::test]
     async fn free_ports_are_found_and_named() {
         let ports = Ports::bind(Place::local(0)).await.unwrap();
-        let (gateway, admin) = ports.urls().unwrap();
+        let (gateway, admin) = ports.urls(None).unwrap();
         assert!(gateway.starts_with("http://127.0.0.1:") && admin.starts_with("http://127.0.0.1:"));
         assert_ne!(gateway, admin);
-        assert!(ports.broker_url(false).unwrap().unwrap().starts_with("crossdock://127.0.0.1:"));
+        assert!(ports.broker_url(None, false).unwrap().unwrap().starts_with("crossdock://127.0.0.1:"));
         let without = Ports::bind(Place { wire: None, ..Place::local(0) }).await.unwrap();
-        assert_eq!(without.broker_url(true).unwrap(), None);
+        assert_eq!(without.broker_url(None, true).unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn others_are_told_where_they_reach_it() {
+        let ports = Ports::bind(Place::local(0)).await.unwrap();
+        let port = address(&ports.gateway).unwrap().port();
+        assert_eq!(ports.urls(Some("one.example")).unwrap().0, format!("http://one.example:{port}"));
+        let wire = ports.broker_url(Some("[::1]"), true).unwrap().unwrap();
+        assert!(wire.starts_with("crossdocks://[::1]:"), "{wire}");
+        let everywhere = TcpListener::bind("0.0.0.0:0").await.unwrap();
+        let port = address(&everywhere).unwrap().port();
+        assert_eq!(reached(&everywhere, None).unwrap(), format!("{}:{port}", machine()));
     }
 
     #[tokio::test]

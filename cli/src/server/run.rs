@@ -30,6 +30,8 @@ pub(crate) struct Options {
     pub(crate) name: Option<String>,
     /// Where it listens.
     pub(crate) place: Place,
+    /// The host under which others reach it, if that is another one.
+    pub(crate) advertise: Option<String>,
     /// The certificate with its chain, and its key, that encrypt the wire.
     pub(crate) tls: Option<(PathBuf, PathBuf)>,
     /// How the broker is opened; what is insecure there is so for listeners too.
@@ -70,9 +72,10 @@ pub(crate) async fn run(options: Options, ready: impl FnOnce(&Ready) -> Result<(
     let started = async {
         options.admit(&*opened).await?;
         let ports = Ports::bind(options.place).await?;
-        let (gateway_url, admin_url) = ports.urls()?;
+        let host = options.advertise.as_deref();
+        let (gateway_url, admin_url) = ports.urls(host)?;
         let broker_url = match &options.broker {
-            BrokerUrl::Embedded(_) | BrokerUrl::Nats(_) => ports.broker_url(options.encrypted())?,
+            BrokerUrl::Embedded(_) | BrokerUrl::Nats(_) => ports.broker_url(host, options.encrypted())?,
             BrokerUrl::Remote(url) => Some(url.clone()),
         };
         let name = match &options.name {
@@ -205,6 +208,7 @@ mod tests {
             directory: "server".into(),
             name: None,
             place: Place { base: 0, http, wire },
+            advertise: None,
             tls: None,
             opening: Opening { insecure, ..Opening::default() },
         }
