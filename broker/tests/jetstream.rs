@@ -10,6 +10,8 @@ mod asking;
 mod backlog;
 #[path = "jetstream/behind.rs"]
 mod behind;
+#[path = "jetstream/compacting.rs"]
+mod compacting;
 #[path = "jetstream/large.rs"]
 mod large;
 #[path = "jetstream/leases.rs"]

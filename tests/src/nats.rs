@@ -28,8 +28,6 @@ pub struct Nats {
     client: reqwest::Client,
     /// Those of a cluster that can be cut: from which server to which.
     lines: Vec<(usize, usize, Line)>,
-    /// It is halted once at a time.
-    copying: tokio::sync::Mutex<()>,
     folder: TempDir,
 }
 
@@ -68,7 +66,7 @@ impl Nats {
     }
 
     /// Another server, with what this one would have on its disk of the streams of a prefix if it were killed now: as
-    /// [`Nats::single`], of which it is a copy.
+    /// [`Nats::single`], of which it is a copy. What is written meanwhile may be there in part.
     pub async fn copy(&self, prefix: &str) -> Self {
         Self::begin(1, PAYLOAD, SYNCED, false, Some((self, prefix))).await
     }
@@ -95,7 +93,6 @@ impl Nats {
             binary,
             client: crate::tls::http().build().expect("an HTTP client"),
             lines: Vec::new(),
-            copying: Default::default(),
             folder,
         };
         for (number, port) in ports.iter().enumerate() {
@@ -130,11 +127,7 @@ impl Nats {
             nats.nodes.push(Node { port: *port, config, log: folder.join("log"), child: None });
         }
         if let Some((from, prefix)) = from {
-            // All of it as of one moment: nothing is written meanwhile.
-            let _one = from.copying.lock().await;
-            from.halt(0).await;
             copy_streams(&from.streams(0), &nats.streams(0), prefix);
-            from.resume(0).await;
         }
         for number in 0..nodes {
             nats.launch(number).await;

@@ -347,6 +347,12 @@ impl SubscriptionState {
         }
     }
 
+    /// The dead letters of a topic.
+    pub(crate) fn dead_in(&self, log: &Feed) -> Vec<u64> {
+        let inner = self.inner.lock();
+        inner.members.get(log.id).map(|member| member.group.dead_after(None).collect()).unwrap_or_default()
+    }
+
     /// The first offset of a topic that is still needed, and what for.
     pub(crate) fn needs(&self, log: &Feed) -> Option<(u64, &'static str)> {
         let inner = self.inner.lock();

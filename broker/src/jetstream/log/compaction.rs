@@ -129,6 +129,42 @@ impl Compaction {
     }
 }
 
+/// What another server has left of a topic that it compacts, as far as this one has noticed.
+#[derive(Default)]
+pub(super) struct Noticed(Option<(u64, u64)>);
+
+impl Noticed {
+    /// Where nobody is asked, dead letters go with their messages: lets the subscriptions here know which have gone.
+    pub(super) async fn look(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
+        let retention = &log.definition().0.retention;
+        let gaps = (state.tail() - state.head()).saturating_sub(state.messages);
+        let now = Some((state.head(), gaps));
+        if !(retention.compact && retention.drop_unread) || self.0 == now {
+            return Ok(());
+        }
+        let dead = logs.readers.get().map(|readers| readers.dead(&log.following.feed)).unwrap_or_default();
+        let mut looks =
+            futures::stream::iter(dead).map(|offset| gone(logs, log.number, offset)).buffered(AT_ONCE);
+        let mut removed = Vec::new();
+        while let Some(looked) = looks.next().await {
+            removed.extend(looked?);
+        }
+        drop(looks);
+        if !removed.is_empty() {
+            logs.compacted(log, &removed);
+        }
+        self.0 = now;
+        Ok(())
+    }
+}
+
+/// The offset, if there is no message at it any more.
+async fn gone(logs: &Logs, topic: u32, offset: u64) -> Result<Option<u64>> {
+    let found = logs.streams.read(topic, From::Offset(offset), 1, 1).await?;
+    let is_there = found.first().is_some_and(|kept| kept.offset == offset);
+    Ok((!is_there).then_some(offset))
+}
+
 /// The newest message of each key among those that were stored before the topic was compacted: their keys are not in
 /// their subjects.
 #[derive(Default)]

@@ -12,7 +12,7 @@ use crossdock_topics::{Expect, Result, Topic};
 use tokio::time::Instant;
 
 use super::super::store::Key;
-use super::compaction::Compaction;
+use super::compaction::{Compaction, Noticed};
 use super::definitions::held_by;
 use super::stored::From;
 use super::streams::State;
@@ -27,7 +27,7 @@ const LEAST: Duration = Duration::from_secs(5);
 
 /// Drops what is not to be kept any more, until the engine stops.
 pub(super) async fn run(logs: Arc<Logs>) {
-    let mut compactions: HashMap<u32, Compaction> = HashMap::new();
+    let (mut compactions, mut noticed) = (HashMap::new(), HashMap::new());
     let mut wait = TICK;
     loop {
         tokio::select! {
@@ -36,7 +36,7 @@ pub(super) async fn run(logs: Arc<Logs>) {
         }
         let began = Instant::now();
         let looked = tokio::select! {
-            looked = look(&logs, &mut compactions) => looked,
+            looked = look(&logs, &mut compactions, &mut noticed) => looked,
             () = logs.shutdown.started() => return,
         };
         if let Err(error) = looked {
@@ -46,7 +46,11 @@ pub(super) async fn run(logs: Arc<Logs>) {
     }
 }
 
-async fn look(logs: &Arc<Logs>, compactions: &mut HashMap<u32, Compaction>) -> Result<()> {
+async fn look(
+    logs: &Arc<Logs>,
+    compactions: &mut HashMap<u32, Compaction>,
+    noticed: &mut HashMap<u32, Noticed>,
+) -> Result<()> {
     let topics = logs.all_topics();
     let keeps = is_keeper(logs).await;
     if !keeps {
@@ -56,14 +60,20 @@ async fn look(logs: &Arc<Logs>, compactions: &mut HashMap<u32, Compaction>) -> R
     // what makes room, and twice is as good as once.
     if !keeps && !logs.store.is_full() {
         // Somebody else drops. Who reads on and on here must know of it.
+        noticed.retain(|number, _| topics.iter().any(|log| log.number == *number));
         for log in topics.iter().filter(|log| log.following.is_needed()) {
-            match logs.streams.info(log.number).await {
-                Ok(info) => info.into_iter().for_each(|info| logs.head_moved(log, info.state.head())),
-                Err(error) => tracing::debug!(topic = %log.name, %error, "a topic is looked at later"),
+            let looked = async {
+                let Some(info) = logs.streams.info(log.number).await? else { return Ok(()) };
+                logs.head_moved(log, info.state.head());
+                noticed.entry(log.number).or_default().look(logs, log, &info.state).await
+            };
+            if let Err(error) = looked.await {
+                tracing::debug!(topic = %log.name, %error, "a topic is looked at later");
             }
         }
         return Ok(());
     }
+    noticed.clear();
     compactions.retain(|number, _| topics.iter().any(|log| log.number == *number));
     let streams = logs.streams.all().await?.found;
     for log in topics {

@@ -86,6 +86,9 @@ pub(in crate::jetstream) trait Readers: Send + Sync + 'static {
     /// These messages are there no more.
     fn compacted(&self, feed: &Arc<Feed>, removed: &[u64]);
 
+    /// What subscriptions that are owned here keep as dead letters, in order.
+    fn dead(&self, feed: &Arc<Feed>) -> Vec<u64>;
+
     /// What may not go, of all subscriptions that take from the topic, whatever server they are on.
     fn needs(&self, feed: &Arc<Feed>) -> Needs;
 }

@@ -1,6 +1,6 @@
 //! The subscriptions of a cluster as one engine sees them, and those that it owns.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
@@ -352,6 +352,11 @@ impl Readers for Hub {
         for state in feed.subscribers() {
             state.compacted(feed, removed, self.common.clock.now());
         }
+    }
+
+    fn dead(&self, feed: &Arc<Feed>) -> Vec<u64> {
+        let dead: BTreeSet<u64> = feed.subscribers().iter().flat_map(|state| state.dead_in(feed)).collect();
+        dead.into_iter().collect()
     }
 
     fn needs(&self, feed: &Arc<Feed>) -> Needs {
