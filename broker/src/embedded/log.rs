@@ -16,6 +16,7 @@ use super::database::Database;
 use super::dedup::Dedup;
 use super::keys;
 use super::newest::Newest;
+use super::recall;
 use super::segments::{BlockFacts, Segment, Segments};
 use super::sources::Sources;
 use crate::delivery::Feed;
@@ -302,24 +303,30 @@ impl Writing {
         window: std::time::Duration,
         database: &Database,
     ) -> Result<Dedup, Error> {
-        let mut dedup = Dedup::default();
-        let Some(part) = self.segments.at_time(now.before(window)) else { return Ok(dedup) };
-        // Backwards, until there are as many ids as may be remembered: other messages do not count.
-        let (mut blocks, mut count) = (Vec::new(), 0);
-        database.scan_back("log", &keys::log(log.id, u64::MAX), &keys::log(log.id, part.start), |value| {
-            let block = Block::decode(&Bytes::copy_from_slice(value))?;
-            if block.has_ids() {
-                count += block.ids().count();
-                blocks.push(block);
-            }
-            Ok(count < Topic::MAX_DEDUP_IDS)
-        })?;
-        for block in blocks.iter().rev() {
-            for (offset, time, id) in block.ids() {
-                dedup.first(id, offset, time, window);
-            }
+        match self.segments.at_time(now.before(window)) {
+            Some(part) => recall::ids(database, log.id, part.start, window),
+            None => Ok(Dedup::default()),
         }
-        Ok(dedup)
+    }
+
+    /// From where on the ids of the log are to be read back before the next one can be looked for, if that is more than so
+    /// many bytes.
+    pub(super) fn unread_ids(
+        &self,
+        now: Timestamp,
+        window: std::time::Duration,
+        more_than: u64,
+    ) -> Option<u64> {
+        if self.dedup.is_some() || window.is_zero() {
+            return None;
+        }
+        let from = self.segments.at_time(now.before(window))?.start;
+        (self.segments.bytes_from(from) > more_than).then_some(from)
+    }
+
+    /// Takes in the ids that were read back.
+    pub(super) fn know_ids(&mut self, ids: Dedup) {
+        self.dedup.get_or_insert(ids);
     }
 
     /// Forgets ids that are out of the window; gives how many are left.

@@ -17,6 +17,7 @@ mod log;
 mod newest;
 mod publish;
 pub(crate) mod queue;
+mod recall;
 mod recovery;
 mod requests;
 mod segments;
@@ -118,6 +119,7 @@ struct Shared {
     finishing: Mutex<Finishing>,
     /// Nothing is ever in it: closing it ends the compactor.
     compacting: Queue<std::convert::Infallible>,
+    recalling: Queue<recall::Wanted>,
     budget: Budget,
     failure: OnceLock<Error>,
     closing: AtomicBool,
@@ -219,6 +221,7 @@ impl Embedded {
             passes: Queue::new(WAITING_PASSES),
             finishing: Mutex::new(Finishing::new(options.recent_bytes)),
             compacting: Queue::new(1),
+            recalling: Queue::new(usize::MAX),
             budget: Budget::new(options.waiting_bytes),
             failure: OnceLock::new(),
             closing: AtomicBool::new(false),
@@ -228,7 +231,7 @@ impl Embedded {
         let entries = state.recovered.entries.iter().map(|(entry, _)| entry.clone());
         shared.store.restore(entries, state.recovered.numbers.revision);
         let writer = Writer::new(shared.clone(), database.clone(), state.recovered);
-        let compacted = database.clone();
+        let (compacted, recalled) = (database.clone(), database.clone());
         let threads = vec![
             spawn("broker-writer", shared.clone(), |_| writer.run(), writer::abandon)?,
             spawn(
@@ -243,6 +246,7 @@ impl Embedded {
                 move |shared| compactor::run(shared, &compacted),
                 |_| {},
             )?,
+            spawn("broker-recaller", shared.clone(), move |shared| recall::run(shared, &recalled), |_| {})?,
         ];
         Ok(Arc::new(Self { shared, threads: Arc::new(Mutex::new(threads)) }))
     }
@@ -252,6 +256,7 @@ impl Embedded {
         self.shared.closing.store(true, Ordering::SeqCst);
         self.shared.commands.close();
         self.shared.compacting.close();
+        self.shared.recalling.close();
         self.shared.store.close();
         self.shared.requests.close();
         for subscription in self.shared.subscriptions.read().values() {

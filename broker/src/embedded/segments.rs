@@ -208,6 +208,11 @@ impl Segments {
         self.bytes
     }
 
+    /// The bytes of the blocks from the segment on that begins at an offset.
+    pub(super) fn bytes_from(&self, offset: u64) -> u64 {
+        self.iter().filter(|segment| segment.first >= offset).map(|segment| segment.bytes).sum()
+    }
+
     fn iter(&self) -> impl Iterator<Item = &Segment> {
         self.closed.iter().chain(&self.open)
     }

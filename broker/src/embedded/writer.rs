@@ -7,13 +7,14 @@
 //! of this or later passes is ever acknowledged or seen.
 
 mod appends;
+mod aside;
 mod compaction;
 mod definitions;
 mod leases;
 mod operations;
 mod upkeep;
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -29,6 +30,7 @@ use tokio::sync::oneshot;
 use super::Shared;
 use super::compactor::{FoundKeys, Rewrite};
 use super::database::Database;
+use super::dedup::Dedup;
 use super::failpoints::{Step, reach};
 use super::keys;
 use super::log::TopicLog;
@@ -66,6 +68,12 @@ pub(super) enum Command {
         outputs: Vec<(Arc<TopicLog>, Batch)>,
         bytes: usize,
         answer: oneshot::Sender<Result<Settled>>,
+    },
+    /// The ids of a topic have been read back from its log, as its window was then.
+    Recalled {
+        log: Arc<TopicLog>,
+        window: Duration,
+        ids: Result<Dedup>,
     },
     /// Persist what changed in a subscription by itself.
     Persist(Arc<SubscriptionState>),
@@ -251,6 +259,8 @@ pub(super) struct Writer {
     next_ids: Timestamp,
     /// How many publishers are remembered, in all topics.
     publishers: usize,
+    /// What waits for the ids of its topic, by topic.
+    aside: BTreeMap<u32, aside::Aside>,
     /// Whether something was written that nobody has asked to be safe yet.
     unsafe_writes: bool,
     now: Timestamp,
@@ -258,6 +268,8 @@ pub(super) struct Writer {
     batch: WriteBatch,
     touched: Vec<Arc<TopicLog>>,
     persist: Vec<Arc<SubscriptionState>>,
+    /// Which they are.
+    marked: HashSet<u32>,
     pass: Pass,
     numbers_changed: bool,
     /// Room for the one that is finished here.
@@ -328,11 +340,13 @@ impl Writer {
             next_upkeep: now,
             next_ids: now,
             publishers: MAX_PUBLISHERS,
+            aside: BTreeMap::new(),
             unsafe_writes: false,
             now,
             batch: WriteBatch::default(),
             touched: Vec::new(),
             persist: Vec::new(),
+            marked: HashSet::new(),
             pass: Pass::empty(),
             numbers_changed: false,
             finishing: Vec::new(),
@@ -354,12 +368,27 @@ impl Writer {
                 self.next_upkeep = self.now.after(TICK);
                 self.upkeep();
             }
+            if !self.aside.is_empty() && self.shared.failure().is_some() {
+                self.go_on_all();
+            }
             self.commit();
         }
+        // Nobody can tell any more what was read for them.
+        self.go_on_all();
+        self.commit();
         self.shared.passes.close();
     }
 
     fn carry_out(&mut self, command: Command) {
+        if self.shared.failure().is_some() {
+            return self.carry_out_now(command);
+        }
+        if let Some(command) = self.put_aside(command) {
+            self.carry_out_now(command);
+        }
+    }
+
+    fn carry_out_now(&mut self, command: Command) {
         if let Some(failure) = self.shared.failure() {
             return self.refuse(command, &failure);
         }
@@ -379,6 +408,7 @@ impl Writer {
                 let result = self.settle(&subscription, &settlement, &outputs);
                 self.pass.answers.push(Answer::Settled(answer, result));
             }
+            Command::Recalled { log, window, ids } => self.recalled(&log, window, ids),
             Command::Persist(subscription) => self.mark(&subscription),
             Command::Operate { subscription, operation, answer } => {
                 let result = self.operate(&subscription, operation);
@@ -457,7 +487,7 @@ impl Writer {
                 self.pass.bytes += bytes;
                 Answer::Settled(answer, Err(failure()))
             }
-            Command::Persist(_) | Command::Refused { .. } => return,
+            Command::Persist(_) | Command::Refused { .. } | Command::Recalled { .. } => return,
             Command::Operate { answer, .. } => Answer::Count(answer, Err(failure())),
             Command::PutTopic { answer, .. }
             | Command::PutSubscription { answer, .. }
@@ -484,7 +514,7 @@ impl Writer {
         if subscription.is_deleted() {
             return;
         }
-        if !self.persist.iter().any(|known| Arc::ptr_eq(known, subscription)) {
+        if self.marked.insert(subscription.id) {
             self.persist.push(subscription.clone());
         }
     }
@@ -610,6 +640,7 @@ impl Writer {
             }
             self.pass.blocks.push((log, blocks.into_iter().map(|(_, block)| block).collect()));
         }
+        self.marked.clear();
         for subscription in self.persist.drain(..) {
             let mut groups = Groups { batch: &mut self.batch, database: &self.database };
             let effects = &mut self.pass.effects;

@@ -6,6 +6,7 @@ use crossdock_topics::{Broker, Clock, ErrorCode, Fetch, Settlement, StartAt, Sto
 
 use super::*;
 use crate::embedded::database::Database;
+use crate::embedded::recall::Wanted;
 
 fn with_id(id: &str) -> Batch {
     Batch::of(&Message::new("x").with_id(id.to_owned())).unwrap()
@@ -24,6 +25,49 @@ async fn an_id_is_known_after_a_restart_however_many_messages_without_one_came_s
     broker.close().await;
     let broker = open(&folder);
     assert_eq!(broker.publish(&t, with_id("once"), Default::default()).await.unwrap().duplicates, [(0, 0)]);
+}
+
+#[tokio::test]
+async fn others_do_not_wait_while_the_ids_of_a_topic_are_read_back() {
+    const MANY: u64 = 40_000;
+    let folder = tempfile::tempdir().unwrap();
+    let broker = open(&folder);
+    let (t, u) = (topic(&broker, "t").await, topic(&broker, "u").await);
+    let mut ids = Batch::with_capacity(0);
+    for n in 0..MANY {
+        ids.push(&Message::new("x".repeat(100)).with_id(n.to_string())).unwrap();
+    }
+    broker.publish(&t, ids, Default::default()).await.unwrap();
+    broker.close().await;
+    let broker = open(&folder);
+    // Others are read first.
+    let (log, window) = (broker.shared.topic(&t).unwrap(), Duration::from_secs(600));
+    for _ in 0..100 {
+        assert!(broker.shared.recalling.push(Wanted { log: log.clone(), from: 0, window }).is_ok());
+    }
+    let mut known = broker.publish(&t, with_id("7"), Default::default());
+    let plain = broker.publish(&t, batch(["plain"]), Default::default());
+    let new = broker.publish(&t, with_id("new"), Default::default());
+    broker.publish(&u, batch(["other"]), Default::default()).await.unwrap();
+    assert!(futures::poll!(&mut known).is_pending(), "it was answered before one that need not wait");
+    assert_eq!(known.await.unwrap().duplicates, [(0, 7)]);
+    assert_eq!(plain.await.unwrap().first, MANY);
+    let new = new.await.unwrap();
+    assert_eq!((new.first, new.duplicates.len()), (MANY + 1, 0));
+    assert_eq!(
+        broker.publish(&t, with_id("new"), Default::default()).await.unwrap().duplicates,
+        [(0, MANY + 1)]
+    );
+    broker.close().await;
+    // Whoever waits when it is closed is answered too.
+    let broker = open(&folder);
+    let log = broker.shared.topic(&t).unwrap();
+    for _ in 0..20 {
+        assert!(broker.shared.recalling.push(Wanted { log: log.clone(), from: 0, window }).is_ok());
+    }
+    let last = broker.publish(&t, with_id("new"), Default::default());
+    broker.close().await;
+    assert_eq!(last.await.unwrap().duplicates, [(0, MANY + 1)]);
 }
 
 #[tokio::test]

@@ -201,7 +201,9 @@ impl Writer {
     pub(super) fn delete_subscription(&mut self, name: &SubscriptionName) -> Result<()> {
         let state = self.subscriptions.remove(name).ok_or_else(|| Error::not_found("subscription", name))?;
         state.mark_deleted();
-        self.persist.retain(|other| !Arc::ptr_eq(other, &state));
+        if self.marked.remove(&state.id) {
+            self.persist.retain(|other| !Arc::ptr_eq(other, &state));
+        }
         self.delete_key(&format!("subscriptions/{name}"));
         self.batch.delete(keys::subscription(name.as_str()));
         self.batch.delete(keys::paused(state.id));
