@@ -86,6 +86,14 @@ impl StoreView {
         (matching.collect(), view.revision)
     }
 
+    /// What follows a prefix in the keys that have it, each with its revision.
+    pub(crate) fn names(&self, prefix: &str) -> Vec<(String, Revision)> {
+        let view = self.0.lock();
+        let entries = view.entries.range(prefix.to_owned()..);
+        let names = entries.map_while(|(key, entry)| Some((key.strip_prefix(prefix)?, entry.revision)));
+        names.map(|(name, revision)| (name.to_owned(), revision)).collect()
+    }
+
     pub(crate) fn watch(&self, prefix: &str, after: Revision) -> Result<Watch, Error> {
         let mut view = self.0.lock();
         if after < view.known_after {

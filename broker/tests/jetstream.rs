@@ -16,6 +16,10 @@ mod compacting;
 mod large;
 #[path = "jetstream/leases.rs"]
 mod leases;
+#[path = "jetstream/leftovers.rs"]
+mod leftovers;
+#[path = "jetstream/news.rs"]
+mod news;
 #[path = "jetstream/owners.rs"]
 mod owners;
 #[path = "jetstream/remaking.rs"]
@@ -24,6 +28,8 @@ mod remaking;
 mod room;
 #[path = "jetstream/sharing.rs"]
 mod sharing;
+#[path = "jetstream/shorter.rs"]
+mod shorter;
 #[path = "jetstream/topics.rs"]
 mod topics;
 

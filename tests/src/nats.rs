@@ -201,6 +201,29 @@ impl Nats {
         self.launch(node).await;
     }
 
+    /// Keeps a copy of what one has of a stream. It is killed for that, and started again.
+    pub async fn keep(&mut self, node: usize, stream: &str) {
+        let (stored, copy) = self.places(node, stream);
+        self.kill(node).await;
+        copy_folder(&stored, &copy);
+        self.restart(node).await;
+    }
+
+    /// Puts such a copy in the place of what one has of a stream by now.
+    pub async fn put_back(&mut self, node: usize, stream: &str) {
+        let (stored, copy) = self.places(node, stream);
+        self.kill(node).await;
+        std::fs::remove_dir_all(&stored).expect("a stream's folder");
+        copy_folder(&copy, &stored);
+        self.restart(node).await;
+    }
+
+    /// Where one has a stream, and a copy of it.
+    fn places(&self, node: usize, stream: &str) -> (PathBuf, PathBuf) {
+        let folder = self.folder.path().join(format!("n{node}"));
+        (folder.join("store/jetstream/$G/streams").join(stream), folder.join("copies").join(stream))
+    }
+
     /// Cuts one off from all others; its clients still reach it.
     ///
     /// # Panics

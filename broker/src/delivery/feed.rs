@@ -130,6 +130,15 @@ impl Feed {
         }
     }
 
+    /// Goes on at another place, which may lie before the one where it was, with nothing in memory.
+    pub(crate) fn begin_again(&self, head: u64, tail: u64, last: Timestamp) {
+        self.recent.write().clear();
+        self.head.store(head, Ordering::Release);
+        self.last.store(last.0, Ordering::Relaxed);
+        self.tail.store(tail, Ordering::Release);
+        self.moved.notify_waiters();
+    }
+
     /// Drops the oldest blocks that are in memory, up to an offset.
     pub(crate) fn evict(&self, end: u64) {
         let mut recent = self.recent.write();

@@ -1,10 +1,11 @@
 //! The connection to NATS that all parts of the engine share.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use async_nats::client::RequestErrorKind;
-use async_nats::jetstream::context::ContextBuilder;
+use async_nats::jetstream::context::{ContextBuilder, CreateStreamError, CreateStreamErrorKind};
 use async_nats::jetstream::stream;
 use async_nats::{Client, ConnectOptions, Event, Request, jetstream};
 use bytes::Bytes;
@@ -17,8 +18,9 @@ use tokio::time::{Instant, timeout};
 use super::choice::Choice;
 use super::options::{JetStreamOptions, NatsLogin};
 
-/// How often a quiet connection is asked whether it is there; it is given up after two that were not answered.
-const PING: Duration = Duration::from_secs(5);
+/// How often a quiet connection is asked whether it is there; it is given up after two that were not answered. That is
+/// what ends one whose buffer is full, over which nothing else can be asked: sooner than a lease of this engine does.
+const PING: Duration = Duration::from_secs(2);
 /// How often it is seen to that the server answers.
 const ALIVE: Duration = Duration::from_secs(1);
 /// A server that has not answered for so long is left.
@@ -39,6 +41,12 @@ const STARTING: Duration = Duration::from_secs(30);
 /// answers what it was asked before.
 const FINDING: Duration = Duration::from_secs(1);
 const MAKING: Duration = Duration::from_secs(3);
+/// So many servers make a cluster that survives one of them.
+const CLUSTER: usize = 3;
+/// How long their other servers may take to come, before a stream is kept by one of them.
+const GATHERING: Duration = Duration::from_secs(10);
+/// NATS has not so many servers for a stream.
+const NO_PEERS: u64 = 10_005;
 /// The oldest NATS that has all that is used here: atomic batches, times to live of messages.
 const OLDEST: (i64, i64, i64) = (2, 12, 0);
 
@@ -51,6 +59,8 @@ pub(super) struct Connection {
     /// Whether it is up, and a number for each time that it has come up.
     up: watch::Receiver<Up>,
     choice: Choice,
+    /// How many replicas new streams are given where nobody says so; 0 while it is not known.
+    found: Arc<AtomicUsize>,
 }
 
 /// How long something has not been possible through the nats-server that this engine is connected to. That one may be cut
@@ -145,7 +155,15 @@ impl Connection {
             .timeout(options.patience)
             .ack_timeout(options.patience)
             .build(client.clone());
-        Ok(Self { client, context, options: Arc::new(options), up, choice })
+        let known = info.connect_urls.len().max(options.servers.len());
+        let found = match info.cluster {
+            None => 1,
+            Some(_) if known >= CLUSTER => CLUSTER,
+            // Servers need not tell of each other. What can be made will show.
+            Some(_) => 0,
+        };
+        let found = Arc::new(AtomicUsize::new(found));
+        Ok(Self { client, context, options: Arc::new(options), up, choice, found })
     }
 
     /// Leaves a nats-server that does not answer for another one. Without it one whose machine hangs, or is cut off, would
@@ -168,7 +186,8 @@ impl Connection {
             "a nats-server is left for another one"
         );
         self.choice.leave();
-        let _ = self.client.force_reconnect().await;
+        // What is to be sent may fill the line to the connection; then its pings find out.
+        let _ = timeout(DEAD, self.client.force_reconnect()).await;
     }
 
     async fn leave_the_dead(&self) {
@@ -178,8 +197,11 @@ impl Connection {
         while up.wait_for(|up| up.is).await.is_ok() {
             let times = up.borrow().times;
             let request = Request::new().payload(Bytes::new()).timeout(Some(DEAD));
-            let answer = self.client.send_request(nobody.clone(), request).await;
-            let silent = answer.is_err_and(|error| error.kind() == RequestErrorKind::TimedOut);
+            let asked = self.client.send_request(nobody.clone(), request);
+            let silent = match timeout(DEAD, asked).await {
+                Ok(answer) => answer.is_err_and(|error| error.kind() == RequestErrorKind::TimedOut),
+                Err(_) => true,
+            };
             if silent && *up.borrow() == (Up { is: true, times }) {
                 self.leave("it does not answer").await;
                 // It takes a moment to notice.
@@ -201,25 +223,48 @@ impl Connection {
 
     /// How many replicas a new stream is given.
     pub(super) fn replicas(&self) -> usize {
-        let info = self.client.server_info();
-        let known = info.connect_urls.len().max(self.options.servers.len());
-        let cluster = info.cluster.is_some() && known >= 3;
-        self.options.replicas.unwrap_or(if cluster { 3 } else { 1 })
+        let found = match self.found.load(Ordering::Relaxed) {
+            0 => CLUSTER,
+            found => found,
+        };
+        self.options.replicas.unwrap_or(found)
+    }
+
+    /// Whether NATS is a cluster, and new streams are kept by one of its servers though nobody said so.
+    pub(super) fn is_cluster_of_one(&self) -> bool {
+        let is_cluster = self.client.server_info().cluster.is_some();
+        is_cluster && self.options.replicas.is_none() && self.replicas() < CLUSTER
+    }
+
+    /// Takes in with how many replicas a stream could be made, or was found.
+    fn finds(&self, replicas: usize) {
+        let _ = self.found.compare_exchange(0, replicas, Ordering::Relaxed, Ordering::Relaxed);
     }
 
     /// Finds a stream, or makes it where it is not there. A cluster that has just started may need a while to agree.
     ///
     /// # Errors
     /// `Unavailable` when NATS does not answer in time, or refuses.
-    pub(super) async fn stream(&self, config: stream::Config) -> Result<stream::Stream> {
+    pub(super) async fn stream(&self, mut config: stream::Config) -> Result<stream::Stream> {
         let name = config.name.clone();
-        let deadline = Instant::now() + STARTING;
+        let began = Instant::now();
+        let deadline = began + STARTING;
         loop {
             let error = match timeout(FINDING, self.context.get_stream(&name)).await {
-                Ok(Ok(stream)) => return Ok(stream),
+                Ok(Ok(stream)) => {
+                    self.finds(stream.cached_info().config.num_replicas);
+                    return Ok(stream);
+                }
                 Ok(Err(_)) => match timeout(MAKING, self.context.create_stream(config.clone())).await {
                     Ok(Ok(_)) => continue,
-                    Ok(Err(error)) => error.to_string(),
+                    Ok(Err(error)) => {
+                        let is_known =
+                            self.found.load(Ordering::Relaxed) > 0 || self.options.replicas.is_some();
+                        if !is_known && has_too_few(&error) && began.elapsed() >= GATHERING {
+                            config.num_replicas = 1;
+                        }
+                        error.to_string()
+                    }
                     Err(_) => "nobody answers".to_owned(),
                 },
                 Err(_) => "nobody answers".to_owned(),
@@ -250,11 +295,16 @@ impl Connection {
         }
     }
 
-    /// Closes it, with what waits to be sent sent.
+    /// Closes it, with what waits to be sent sent, if it goes on its way at all.
     pub(super) async fn close(&self) {
         let _ = timeout(CONNECTING, self.client.flush()).await;
-        let _ = self.client.drain().await;
+        let _ = timeout(CONNECTING, self.client.drain()).await;
     }
+}
+
+/// Whether a stream could not be made because there are not so many servers.
+fn has_too_few(error: &CreateStreamError) -> bool {
+    matches!(error.kind(), CreateStreamErrorKind::JetStream(error) if error.error_code().0 == NO_PEERS)
 }
 
 async fn settings(options: &JetStreamOptions, choice: Choice) -> Result<ConnectOptions> {

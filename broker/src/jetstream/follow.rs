@@ -232,8 +232,8 @@ impl Follow {
             // What NATS holds back until it hears of us.
             let stalled = header("Nats-Consumer-Stalled").map(|subject| subject.as_str().to_owned());
             if let Some(reply) = message.reply.as_ref().map(ToString::to_string).or(stalled) {
-                let answered = self.connection.client.publish(reply, Bytes::new()).await;
-                return answered.map(|()| None).map_err(|_| "it cannot be answered");
+                let answered = timeout(SILENCE, self.connection.client.publish(reply, Bytes::new())).await;
+                return if matches!(answered, Ok(Ok(()))) { Ok(None) } else { Err("it cannot be answered") };
             }
             let last = header("Nats-Last-Consumer").and_then(|last| last.as_str().parse::<u64>().ok());
             let lost = last.is_some_and(|last| last != pushed.delivered);
@@ -253,7 +253,7 @@ impl Follow {
 }
 
 fn unavailable(why: &str) -> Error {
-    Error::new(ErrorCode::Unavailable, why.to_owned())
+    Error::new(ErrorCode::Unavailable, why.to_owned()).hint("see nats server report jetstream; try again")
 }
 
 /// What is there, as soon as it is; never, when there is none.

@@ -145,7 +145,7 @@ impl Cluster {
 
     /// What an acknowledgement is worth with so many replicas.
     fn durability(&self, replicas: usize) -> Durability {
-        log::durability(&self.connection.options, replicas)
+        log::durability(self.connection.options.sync_always, replicas)
     }
 
     async fn topics(&self) -> Result<Vec<Held>> {

@@ -88,7 +88,7 @@ impl JetStream {
         let requests = RequestDesk::start(&connection, &store, &instance, &shutdown).await?;
         let logs = Logs::open(&connection, &store, &instance, &shutdown);
         let hub = Box::pin(Hub::open(&connection, &store, &instance, &logs, &shutdown)).await?;
-        let standing = Standing::of(&connection, store.replicas());
+        let standing = Standing::of(&connection, store.replicas().min(hub.replicas()));
         if let Some(warning) = &standing.warning {
             tracing::warn!("{warning}");
         }
@@ -156,6 +156,8 @@ impl Broker for JetStream {
             Ok(()) => self.store.trouble(),
         };
         let Standing { engine, detail, warning } = self.standing.clone();
+        let warnings: Vec<String> = warning.into_iter().chain(self.logs.warnings()).collect();
+        let warning = (!warnings.is_empty()).then(|| warnings.join("; "));
         Health { ready: reason.is_none(), reason, engine, detail: Some(detail), warning }
     }
 

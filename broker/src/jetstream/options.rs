@@ -31,6 +31,8 @@ pub struct JetStreamOptions {
     pub patience: Duration,
     /// How many bytes of published messages may wait for their receipts; beyond it publishing is refused.
     pub waiting_bytes: usize,
+    /// How many bytes of the newest messages are kept in memory for consumers, in all topics together.
+    pub recent_bytes: usize,
 }
 
 /// Who is asking NATS.
@@ -48,7 +50,7 @@ impl JetStreamOptions {
     /// The usual settings for `nats://HOST:PORT,HOST:PORT,...`, or `tls://` for TLS; the port is 4222 where none is
     /// given, `USER:PASSWORD@` or `TOKEN@` before the first host says who is asking, `?sync=always` behind the last one that the servers sync before
     /// they acknowledge. Prefix `crossdock`, 10 s of
-    /// patience, 64 MiB waiting.
+    /// patience, 64 MiB waiting, 64 MiB of recent messages.
     ///
     /// # Errors
     /// `InvalidArgument` for another URL.
@@ -93,6 +95,7 @@ impl JetStreamOptions {
             sync_always,
             patience: Duration::from_secs(10),
             waiting_bytes: 64 << 20,
+            recent_bytes: 64 << 20,
         })
     }
 

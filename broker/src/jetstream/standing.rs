@@ -14,14 +14,14 @@ pub(super) struct Standing {
 }
 
 impl Standing {
-    /// `replicas` is what the store has; new topics get what the connection says.
+    /// `replicas` is what the stream has that has fewest of those that all share; new topics get what the connection says.
     pub(super) fn of(connection: &Connection, replicas: usize) -> Self {
         let version = &connection.client.server_info().version;
         let (wanted, sync) = (connection.replicas(), connection.options.sync_always);
         Self {
             engine: connection.options.shown(),
             detail: format!("NATS JetStream {version}, {}", worth(replicas.min(wanted), sync)),
-            warning: warning(replicas, wanted, sync),
+            warning: warning(replicas, wanted, sync, connection.is_cluster_of_one()),
         }
     }
 }
@@ -37,13 +37,21 @@ fn worth(replicas: usize, sync: bool) -> String {
     }
 }
 
-fn warning(replicas: usize, wanted: usize, sync: bool) -> Option<String> {
+fn warning(replicas: usize, wanted: usize, sync: bool, is_cluster: bool) -> Option<String> {
     if replicas < wanted {
         return Some(format!(
             "what the servers share has {replicas} replica and is gone with its nats-server, new topics have {wanted}: \
              give the older streams as many (`nats stream edit --replicas {wanted}`), all of which begin with this \
              cluster's prefix, KV_ or OBJ_ before it"
         ));
+    }
+    if is_cluster {
+        return Some(
+            "NATS is a cluster, of which three servers could not be found when this began: each message is kept by one of \
+             them, and is gone with it. Start three nats-servers, name them all in the broker's URL, give the streams that \
+             are there three replicas (`nats stream edit --replicas 3`), and start the servers again"
+                .into(),
+        );
     }
     (replicas < 2 && !sync).then(|| {
         "NATS keeps each message once, and does not tell its clients whether it syncs before it acknowledges; by default \
@@ -68,9 +76,12 @@ mod tests {
 
     #[test]
     fn one_server_is_warned_about_unless_it_syncs_and_so_is_a_store_that_did_not_grow() {
-        assert_eq!(warning(3, 3, false), None);
-        assert_eq!(warning(1, 1, true), None);
-        assert!(warning(1, 1, false).is_some_and(|warning| warning.contains("?sync=always")));
-        assert!(warning(1, 3, true).is_some_and(|warning| warning.contains("--replicas 3")));
+        assert_eq!(warning(3, 3, false, false), None);
+        assert_eq!(warning(1, 1, true, false), None);
+        assert!(warning(1, 1, false, false).is_some_and(|warning| warning.contains("?sync=always")));
+        assert!(warning(1, 3, true, false).is_some_and(|warning| warning.contains("--replicas 3")));
+        assert!(
+            warning(1, 1, true, true).is_some_and(|warning| warning.contains("Start three nats-servers"))
+        );
     }
 }

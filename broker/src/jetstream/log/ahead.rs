@@ -53,6 +53,11 @@ pub(super) enum Reader {
 }
 
 impl Ahead {
+    /// Forgets what is being read of a topic.
+    pub(super) fn forget(&self, topic: u32) {
+        self.0.lock().retain(|begun| begun.topic != topic);
+    }
+
     /// What is being read from an offset on, if it is.
     fn take(&self, topic: u32, offset: u64) -> Option<Reading> {
         let mut begun = self.0.lock();

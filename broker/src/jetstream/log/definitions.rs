@@ -1,6 +1,7 @@
 //! What topics there are: making, changing, deleting and describing them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,10 +30,19 @@ pub(super) fn held_by(name: &TopicName) -> Key {
     Key::Own(format!("held/{name}"))
 }
 
+/// There is no such topic.
+pub(super) fn no_topic(name: &TopicName) -> Error {
+    Error::not_found("topic", name).hint(format!("make it with `crossdock topic create {name}`"))
+}
+
 pub(super) fn read<T: serde::de::DeserializeOwned>(key: &Key, entry: &Entry) -> Result<T> {
     serde_json::from_slice(&entry.value)
-        .map_err(|cause| Error::internal(format!("{key} in the store cannot be read: {cause}")))
+        .map_err(|cause| Error::internal(format!("{key} in the store cannot be read: {cause}")).hint(DAMAGED))
 }
+
+/// What to do about a definition that cannot be read.
+const DAMAGED: &str = "a newer release may have written it: update this server; or write it again, or put the store back \
+                       from a copy";
 
 pub(super) fn written(value: &impl Serialize) -> Result<Bytes> {
     serde_json::to_vec(value)
@@ -41,17 +51,57 @@ pub(super) fn written(value: &impl Serialize) -> Result<Bytes> {
 }
 
 impl Logs {
-    /// A topic by its name.
+    /// A topic by its name, if this engine knows it.
     ///
     /// # Errors
-    /// `NotFound`.
+    /// `NotFound`: it may have been made elsewhere a moment ago ([`Logs::find`]).
     pub(in crate::jetstream) fn topic(&self, name: &TopicName) -> Result<Arc<TopicLog>> {
         if let Some(log) = self.topics.read().get(name) {
             return Ok(log.clone());
         }
         // It may have been made in this moment.
         self.take_in(name, self.store.peek(&definition(name)).as_ref())?;
-        self.topics.read().get(name).cloned().ok_or_else(|| Error::not_found("topic", name))
+        self.topics.read().get(name).cloned().ok_or_else(|| no_topic(name))
+    }
+
+    /// A topic by its name, whoever made it, before this was called.
+    ///
+    /// # Errors
+    /// `NotFound`; `Unavailable` where this engine does not know it and the store does not answer.
+    pub(in crate::jetstream) async fn find(&self, name: &TopicName) -> Result<Arc<TopicLog>> {
+        match self.topic(name) {
+            Err(error) if error.code == ErrorCode::NotFound => {
+                self.store.come().await?;
+                self.topic(name)
+            }
+            found => found,
+        }
+    }
+
+    /// A topic by its name, with what the leader of its stream knows of it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    async fn find_stream(&self, name: &TopicName) -> Result<(Arc<TopicLog>, State)> {
+        let mut log = self.find(name).await?;
+        loop {
+            if let Some(info) = self.info(&log).await? {
+                return Ok((log, info.state));
+            }
+            // It was deleted. It may have been made anew since.
+            log = self.find_anew(&log).await?;
+        }
+    }
+
+    /// The topic that has the name of one that has gone.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub(super) async fn find_anew(&self, gone: &TopicLog) -> Result<Arc<TopicLog>> {
+        self.store.come().await?;
+        self.take_in(&gone.name, self.store.peek(&definition(&gone.name)).as_ref())?;
+        let found = self.topics.read().get(&gone.name).cloned();
+        found.filter(|log| log.number != gone.number).ok_or_else(|| no_topic(&gone.name))
     }
 
     /// All topics.
@@ -70,14 +120,31 @@ impl Logs {
             known.redefine(topic, entry.revision);
             return Ok(());
         }
-        let durability = self.durability(replicas);
-        let log = TopicLog::new(number, moved, replicas, durability, topic, entry.revision);
+        let sync_always = self.streams.connection.options.sync_always;
+        let log = TopicLog::new(number, moved, replicas, sync_always, topic, entry.revision);
         if let Some(before) = topics.insert(name.clone(), Arc::new(log)) {
-            before.mark_deleted();
+            before.mark_replaced();
         }
         drop(topics);
         self.changed.send_modify(|changes| *changes += 1);
         Ok(())
+    }
+
+    /// Takes in all topics that the store has and this engine does not know yet as they are there.
+    pub(super) fn take_in_new(&self) {
+        let seen = self.store.seen();
+        if self.taken_in.load(Ordering::Acquire) == seen {
+            return;
+        }
+        for (name, revision) in self.store.names(TOPICS) {
+            let Ok(name) = name.parse::<TopicName>() else { continue };
+            let is_known = self.topics.read().get(&name).is_some_and(|log| log.definition().1 >= revision);
+            if !is_known && let Err(error) = self.take_in(&name, self.store.peek(&definition(&name)).as_ref())
+            {
+                tracing::warn!(topic = %name, %error, "a topic's definition is passed over");
+            }
+        }
+        self.taken_in.store(seen, Ordering::Release);
     }
 
     /// A topic is deleted, as of a revision.
@@ -111,7 +178,8 @@ impl Logs {
                                 "there is no topic {}, and revision {revision} of it was expected",
                                 topic.name
                             ),
-                        ));
+                        )
+                        .hint("read it again, and decide again"));
                     }
                     if topic.durability > given {
                         return Err(self.not_as_durable(topic.durability, given));
@@ -191,13 +259,13 @@ impl Logs {
     }
 
     pub(super) async fn describe(&self, name: &TopicName) -> Result<TopicInfo> {
-        let log = self.topic(name)?;
-        let info = self.streams.info(log.number).await?;
-        info.map(|info| self.described(&log, Some(&info.state)))
-            .ok_or_else(|| Error::not_found("topic", name))
+        let (log, state) = self.find_stream(name).await?;
+        Ok(self.described(&log, Some(&state)))
     }
 
     pub(super) async fn describe_all(&self) -> Result<Vec<TopicInfo>> {
+        self.store.come().await?;
+        self.take_in_new();
         let logs = self.all_topics();
         let streams = self.streams.all().await?;
         let mut topics: Vec<TopicInfo> = logs
@@ -215,9 +283,7 @@ impl Logs {
     }
 
     pub(super) async fn purge(&self, name: &TopicName, before: Option<u64>) -> Result<u64> {
-        let log = self.topic(name)?;
-        let gone = || Error::not_found("topic", name);
-        let state = self.streams.info(log.number).await?.ok_or_else(gone)?.state;
+        let (log, state) = self.find_stream(name).await?;
         let before = before.unwrap_or(state.tail());
         if before > state.tail() {
             return Err(Error::invalid(format!(

@@ -1,25 +1,23 @@
 //! What comes into a topic, for all who wait for it here: one consumer in NATS a topic, and a window of the newest
 //! messages in memory, as blocks ([`Feed`]). It runs while somebody reads or subscribes, and a while longer.
 
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use crossdock_topics::{Backoff, Error, Record, Result, Timestamp, TopicName};
-use parking_lot::Mutex;
+use crossdock_topics::{Backoff, Record, Result, Timestamp, TopicName};
+use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use super::super::follow::{Arrived, Follow};
 use super::Logs;
+use super::definitions::no_topic;
 use super::message::{self, decode};
 use super::streams::unavailable;
 use super::topic::TopicLog;
 use crate::delivery::block::{Block, Cursor, Found, SparseBuilder};
 use crate::delivery::{Feed, READ_BYTES, Recent};
 
-/// So many bytes of a topic's newest blocks stay in memory.
-const WINDOW: usize = 8 << 20;
 /// So much is read where one message is wanted, because those that are delivered again often lie close together.
 const NEARBY: usize = 64 << 10;
 /// A block is closed at so many messages, so that those in it do not wait for each other.
@@ -35,8 +33,8 @@ pub(in crate::jetstream) struct Following {
     /// How many need it now.
     needed: AtomicUsize,
     running: AtomicBool,
-    /// The newest blocks' ends and sizes, to know which go.
-    window: Mutex<(VecDeque<(u64, usize)>, usize)>,
+    /// It is to be followed from another place on.
+    again: Notify,
 }
 
 impl Following {
@@ -45,7 +43,7 @@ impl Following {
             feed: Arc::new(Feed::new(number, name, 0, 0, Timestamp(0))),
             needed: AtomicUsize::new(0),
             running: AtomicBool::new(false),
-            window: Mutex::default(),
+            again: Notify::new(),
         }
     }
 
@@ -59,6 +57,12 @@ impl Following {
             feed.moved.notify_waiters();
         }
         is_news
+    }
+
+    /// The topic ends before what was read of it: what is in memory is none of it any more.
+    pub(super) fn begin_again(&self, head: u64, tail: u64, last: Timestamp) {
+        self.feed.begin_again(head, tail, last);
+        self.again.notify_one();
     }
 
     /// Whether anybody here reads it as it grows.
@@ -101,11 +105,16 @@ async fn run(logs: Arc<Logs>, log: Arc<TopicLog>, following: Arc<Following>) {
     loop {
         let ended = tokio::select! {
             ended = follow(&logs, &log, &following, &mut has_begun) => ended,
-            () = log.deleted.cancelled() => return,
+            () = following.again.notified() => {
+                has_begun = false;
+                continue;
+            }
+            () = log.deleted.cancelled() => return logs.recent.forget(&following.feed),
             () = logs.shutdown.started() => return,
         };
         match ended {
             Ok(()) => {
+                logs.recent.forget(&following.feed);
                 following.running.store(false, Ordering::Release);
                 if !following.is_needed() || following.running.swap(true, Ordering::AcqRel) {
                     return;
@@ -117,7 +126,7 @@ async fn run(logs: Arc<Logs>, log: Arc<TopicLog>, following: Arc<Following>) {
                 tracing::debug!(topic = %log.name, %error, "a topic is followed anew");
                 tokio::select! {
                     () = tokio::time::sleep(AGAIN.wait(failures.min(16), u64::from(failures))) => {}
-                    () = log.deleted.cancelled() => return,
+                    () = log.deleted.cancelled() => return logs.recent.forget(&following.feed),
                     () = logs.shutdown.started() => return,
                 }
             }
@@ -130,31 +139,36 @@ async fn follow(logs: &Logs, log: &TopicLog, following: &Following, has_begun: &
     let feed = &following.feed;
     let stream = logs.streams.name(log.number);
     if !*has_begun {
-        let info = logs.streams.info(log.number).await?;
-        let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
-        *following.window.lock() = Default::default();
+        let info = logs.info(log).await?;
+        let state = info.ok_or_else(|| no_topic(&log.name))?.state;
+        logs.recent.forget(feed);
         feed.begin_at(state.head(), state.tail(), state.last().unwrap_or(Timestamp(0)));
         *has_begun = true;
     }
     let mut follow = Follow::begin(&logs.streams.connection, &stream, feed.tail() + 1).await?;
     let mut block = Building::new(feed.tail());
-    let mut idle_since: Option<Instant> = None;
+    let (mut idle_since, mut breaks): (Option<Instant>, u64) = (None, 0);
     loop {
-        match follow.next().await? {
+        let arrived = follow.next().await?;
+        if std::mem::replace(&mut breaks, follow.breaks) != follow.breaks {
+            // It may not go on where it was.
+            logs.suspect(log, log.end(), false);
+        }
+        match arrived {
             Arrived::Message { sequence, pending, time, message } => {
                 let time = message::time_of(message.headers.as_ref()).unwrap_or(time);
                 let message = decode(message.headers.as_ref(), message.payload);
-                block.push(following, sequence - 1, time.max(feed.last()), &message)?;
+                block.push(logs, feed, sequence - 1, time.max(feed.last()), &message)?;
                 if pending == 0 || block.count >= BLOCK_MESSAGES {
-                    block.close(following)?;
+                    block.close(logs, feed)?;
                 }
             }
-            Arrived::Idle => block.close(following)?,
+            Arrived::Idle => block.close(logs, feed)?,
         }
         if following.is_needed() {
             idle_since = None;
         } else if idle_since.get_or_insert_with(Instant::now).elapsed() > LINGER {
-            return block.close(following);
+            return block.close(logs, feed);
         }
     }
 }
@@ -174,14 +188,15 @@ impl Building {
 
     fn push(
         &mut self,
-        following: &Following,
+        logs: &Logs,
+        feed: &Arc<Feed>,
         offset: u64,
         time: Timestamp,
         message: &crossdock_topics::Message,
     ) -> Result<()> {
         let found = found(offset, time.max(self.time), message)?;
         if !self.builder.has_room(&found) {
-            self.close(following)?;
+            self.close(logs, feed)?;
         }
         self.builder.push(&found);
         (self.next, self.time) = (offset + 1, found.time);
@@ -190,29 +205,14 @@ impl Building {
     }
 
     /// Makes visible what is in it.
-    fn close(&mut self, following: &Following) -> Result<()> {
+    fn close(&mut self, logs: &Logs, feed: &Arc<Feed>) -> Result<()> {
         if self.count == 0 {
             return Ok(());
         }
         let (end, time) = (self.next, self.time);
         let built = std::mem::replace(self, Self { time, ..Self::new(end) });
         let (_, block) = built.builder.finish(end, time)?;
-        let evict = {
-            let mut window = following.window.lock();
-            window.0.push_back((end, block.memory()));
-            window.1 += block.memory();
-            let mut evict = None;
-            while window.1 > WINDOW && window.0.len() > 1 {
-                let Some((end, bytes)) = window.0.pop_front() else { break };
-                window.1 -= bytes;
-                evict = Some(end);
-            }
-            evict
-        };
-        following.feed.advance(&[block]);
-        if let Some(end) = evict {
-            following.feed.evict(end);
-        }
+        logs.recent.add(feed, block);
         Ok(())
     }
 }

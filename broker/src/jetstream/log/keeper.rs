@@ -20,6 +20,8 @@ use super::{Logs, Needs, TopicLog};
 
 /// How often it looks at all topics, at most; with many of them it looks less often.
 const TICK: Duration = Duration::from_millis(500);
+/// How often one that drops nothing looks at how all topics are kept.
+const LOOK: Duration = Duration::from_secs(60);
 /// It spends one part in so many of its time, but looks so often at least: the list of all streams may be long in coming
 /// where one of them has just been made.
 const PART: u32 = 10;
@@ -28,7 +30,7 @@ const LEAST: Duration = Duration::from_secs(5);
 /// Drops what is not to be kept any more, until the engine stops.
 pub(super) async fn run(logs: Arc<Logs>) {
     let (mut compactions, mut noticed) = (HashMap::new(), HashMap::new());
-    let mut wait = TICK;
+    let (mut wait, mut looked_at_all) = (TICK, None);
     loop {
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
@@ -36,7 +38,7 @@ pub(super) async fn run(logs: Arc<Logs>) {
         }
         let began = Instant::now();
         let looked = tokio::select! {
-            looked = look(&logs, &mut compactions, &mut noticed) => looked,
+            looked = look(&logs, &mut compactions, &mut noticed, &mut looked_at_all) => looked,
             () = logs.shutdown.started() => return,
         };
         if let Err(error) = looked {
@@ -50,8 +52,9 @@ async fn look(
     logs: &Arc<Logs>,
     compactions: &mut HashMap<u32, Compaction>,
     noticed: &mut HashMap<u32, Noticed>,
+    looked_at_all: &mut Option<Instant>,
 ) -> Result<()> {
-    let topics = logs.all_topics();
+    let topics: Vec<_> = logs.all_topics().into_iter().map(|log| (log.end(), log)).collect();
     let keeps = is_keeper(logs).await;
     if !keeps {
         compactions.clear();
@@ -60,10 +63,10 @@ async fn look(
     // what makes room, and twice is as good as once.
     if !keeps && !logs.store.is_full() {
         // Somebody else drops. Who reads on and on here must know of it.
-        noticed.retain(|number, _| topics.iter().any(|log| log.number == *number));
-        for log in topics.iter().filter(|log| log.following.is_needed()) {
+        noticed.retain(|number, _| topics.iter().any(|(_, log)| log.number == *number));
+        for log in topics.iter().map(|(_, log)| log).filter(|log| log.following.is_needed()) {
             let looked = async {
-                let Some(info) = logs.streams.info(log.number).await? else { return Ok(()) };
+                let Some(info) = logs.info(log).await? else { return Ok(()) };
                 logs.head_moved(log, info.state.head());
                 noticed.entry(log.number).or_default().look(logs, log, &info.state).await
             };
@@ -71,13 +74,23 @@ async fn look(
                 tracing::debug!(topic = %log.name, %error, "a topic is looked at later");
             }
         }
+        if looked_at_all.is_none_or(|last| last.elapsed() >= LOOK) {
+            let streams = logs.streams.all().await?.found;
+            for (end, log) in &topics {
+                if let Some(info) = streams.get(&logs.streams.name(log.number)) {
+                    logs.noted(log, info, *end);
+                }
+            }
+            *looked_at_all = Some(Instant::now());
+        }
         return Ok(());
     }
     noticed.clear();
-    compactions.retain(|number, _| topics.iter().any(|log| log.number == *number));
+    compactions.retain(|number, _| topics.iter().any(|(_, log)| log.number == *number));
     let streams = logs.streams.all().await?.found;
-    for log in topics {
+    for (end, log) in topics {
         let Some(info) = streams.get(&logs.streams.name(log.number)) else { continue };
+        logs.noted(&log, info, end);
         logs.head_moved(&log, info.state.head());
         let (topic, _) = log.definition();
         let trimmed = trim(logs, &log, &topic, &info.state).await;

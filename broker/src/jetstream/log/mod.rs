@@ -11,6 +11,7 @@ mod definitions;
 mod follower;
 mod group;
 mod keeper;
+mod leftovers;
 mod message;
 mod moving;
 mod naming;
@@ -18,12 +19,15 @@ mod places;
 mod publisher;
 mod pulled;
 mod reading;
+mod recent;
 mod run;
 mod sending;
 mod settling;
+mod shorter;
 mod stored;
 mod streams;
 mod topic;
+mod unknown;
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -33,16 +37,16 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use crossdock_topics::{
-    Batch, Clock, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, Record, Result,
-    Revision, Shutdown, StartAt, SystemClock, Timestamp, Topic, TopicInfo, TopicName,
+    Batch, Clock, Durability, Error, ErrorCode, Expect, Log, Page, PublishOptions, Published, ReceiptSender,
+    Record, Result, Revision, Shutdown, StartAt, SystemClock, Timestamp, Topic, TopicInfo, TopicName,
 };
 use parking_lot::RwLock;
 use tokio::sync::watch;
 
+use super::JetStream;
 use super::connection::Connection;
 use super::instance::{Held, Instance};
 use super::store::KeyStore;
-use super::{JetStream, JetStreamOptions};
 use crate::delivery::Feed;
 use crate::embedded::queue::Budget;
 use crate::embedded::sources;
@@ -50,10 +54,13 @@ pub(in crate::jetstream) use follower::Need;
 use group::Waiting;
 pub(in crate::jetstream) use moving::Moving;
 pub(in crate::jetstream) use places::{counted, number_in, placed};
+use recent::Recent;
+use shorter::Shorter;
 use streams::Streams;
 pub(in crate::jetstream) use topic::Moved;
 use topic::Queued;
 pub(in crate::jetstream) use topic::TopicLog;
+use unknown::Unknown;
 
 /// How long a message that NATS cannot take is tried again.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -66,13 +73,18 @@ pub(in crate::jetstream) struct Logs {
     /// The lease of this engine, and until when it is surely held.
     held: watch::Receiver<Held>,
     topics: RwLock<HashMap<TopicName, Arc<TopicLog>>>,
+    /// All topics that the store had at this revision are among them.
+    taken_in: AtomicU64,
     budget: Budget,
     ahead: ahead::Ahead,
+    unknown: Unknown,
     /// This engine, among all that ever were.
     engine: u64,
     publishers: AtomicU64,
     changed: watch::Sender<u64>,
     readers: OnceLock<Arc<dyn Readers>>,
+    recent: Arc<Recent>,
+    shorter: Shorter,
 }
 
 /// Those who read topics on and on, on any server, as retention must know them.
@@ -89,8 +101,18 @@ pub(in crate::jetstream) trait Readers: Send + Sync + 'static {
     /// What subscriptions that are owned here keep as dead letters, in order.
     fn dead(&self, feed: &Arc<Feed>) -> Vec<u64>;
 
+    /// It ends before what was read of it, and is to be read again from this offset on.
+    fn begin_again(&self, feed: &Arc<Feed>, from: u64);
+
     /// What may not go, of all subscriptions that take from the topic, whatever server they are on.
     fn needs(&self, feed: &Arc<Feed>) -> Needs;
+}
+
+/// A batch as somebody publishes it.
+struct Call {
+    batch: Batch,
+    options: PublishOptions,
+    answer: ReceiptSender,
 }
 
 /// What of a topic may not go.
@@ -118,15 +140,21 @@ impl Logs {
             shutdown: shutdown.clone(),
             held: instance.held(),
             topics: RwLock::default(),
+            taken_in: AtomicU64::new(0),
             budget: Budget::new(connection.options.waiting_bytes),
             ahead: ahead::Ahead::default(),
+            unknown: Unknown::default(),
             engine: rand::random(),
             publishers: AtomicU64::new(0),
             changed: watch::Sender::new(0),
             readers: OnceLock::new(),
+            recent: Arc::new(Recent::new(connection.options.recent_bytes)),
+            shorter: Shorter::default(),
         });
         shutdown.tasks().spawn(definitions::watch(logs.clone()));
         shutdown.tasks().spawn(keeper::run(logs.clone()));
+        shutdown.tasks().spawn(shorter::run(logs.clone()));
+        shutdown.tasks().spawn(leftovers::run(logs.clone()));
         logs
     }
 
@@ -183,36 +211,56 @@ impl Logs {
 
     /// What an acknowledgement of a stream with so many replicas is worth.
     fn durability(&self, replicas: usize) -> Durability {
-        durability(&self.streams.connection.options, replicas)
+        durability(self.streams.connection.options.sync_always, replicas)
     }
 
+    /// Publishes to a topic. One that this engine does not know is looked for in the store before it is said not to be
+    /// there.
     pub(in crate::jetstream) fn publish(
         self: &Arc<Self>,
         topic: &TopicName,
         batch: Batch,
         options: PublishOptions,
-    ) -> Result<Published> {
-        let PublishOptions { durability, expected, source } = options;
-        source.as_ref().map_or(Ok(()), sources::check)?;
-        let log = self.topic(topic)?;
+    ) -> Published {
+        if let Some(Err(error)) = options.source.as_ref().map(sources::check) {
+            return Published::refused(error);
+        }
         let (answer, published) = Published::pending();
-        let queued = match self.accept(&log, &batch, durability, expected.as_ref()) {
-            Ok(()) => Queued::Batch(Waiting::new(batch, expected, source, answer)),
-            Err(error) => match source {
-                Some(source) => {
-                    self.enqueue(&log, Queued::Refused(source));
-                    return Err(error);
+        let call = Call { batch, options, answer };
+        // While something waits for its topic, this may have to wait behind it.
+        let known = self.unknown.is_empty().then(|| self.topic(topic));
+        match known {
+            Some(Ok(log)) => self.append(&log, call, false),
+            Some(Err(error)) if error.code != ErrorCode::NotFound => call.answer.send(Err(error)),
+            Some(Err(_)) | None => self.publish_when_known(topic, call),
+        }
+        published
+    }
+
+    /// Puts a batch in line, if it may be published and there is room for it, which may have been taken already.
+    fn append(self: &Arc<Self>, log: &Arc<TopicLog>, call: Call, has_room: bool) {
+        let Call { batch, options: PublishOptions { durability, expected, source }, answer } = call;
+        let size = batch.as_bytes().len();
+        let mut accepted = self.accept(log, &batch, durability, expected.as_ref());
+        if accepted.is_ok() && !has_room && !self.budget.take(size) {
+            accepted = Err(self.overloaded());
+        } else if accepted.is_err() && has_room {
+            self.budget.give(size);
+        }
+        match accepted {
+            Ok(()) => self.enqueue(log, Queued::Batch(Waiting::new(batch, expected, source, answer))),
+            Err(error) => {
+                if let Some(source) = source {
+                    self.enqueue(log, Queued::Refused(source));
                 }
-                None => return Err(error),
-            },
-        };
-        self.enqueue(&log, queued);
-        Ok(published)
+                answer.send(Err(error));
+            }
+        }
     }
 
     fn enqueue(self: &Arc<Self>, log: &Arc<TopicLog>, queued: Queued) {
         let mut queue = log.queue.lock();
-        queue.waiting.push_back(queued);
+        queue.push(queued);
         if std::mem::replace(&mut queue.running, true) {
             drop(queue);
             log.queued.notify_one();
@@ -221,7 +269,7 @@ impl Logs {
         }
     }
 
-    /// Checks all that can be checked before it is a batch's turn, and takes room for it.
+    /// Checks all that can be checked before it is a batch's turn.
     fn accept(
         &self,
         log: &TopicLog,
@@ -230,8 +278,10 @@ impl Logs {
         expected: Option<&crossdock_topics::Expected>,
     ) -> Result<()> {
         self.admit(log, batch)?;
-        if let Some(asked) = durability.filter(|asked| *asked > log.durability) {
-            return Err(self.not_as_durable(asked, log.durability));
+        // The topic's stream may have fewer replicas by now than when the topic was made.
+        let (given, least) = (log.durability(), log.definition().0.durability);
+        if let Some(asked) = durability.into_iter().chain([least]).find(|asked| *asked > given) {
+            return Err(self.not_as_durable(asked, given));
         }
         if let Some(crossdock_topics::Expected::LastOfKey(..)) = expected
             && !log.definition().0.retention.compact
@@ -241,9 +291,6 @@ impl Logs {
                 log.name
             ))
             .hint("give it retention.compact, or expect the newest message of all"));
-        }
-        if !self.budget.take(batch.as_bytes().len()) {
-            return Err(self.overloaded());
         }
         Ok(())
     }
@@ -259,10 +306,10 @@ impl Logs {
     ///
     /// # Errors
     /// As [`Logs::publish`].
-    pub(in crate::jetstream) fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
+    pub(in crate::jetstream) async fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
         let mut bytes = 0;
         for (topic, batch) in batches {
-            let log = self.topic(topic)?;
+            let log = self.find(topic).await?;
             self.admit(&log, batch)?;
             bytes += batch.as_bytes().len();
         }
@@ -310,10 +357,10 @@ impl Logs {
 }
 
 /// What an acknowledgement of a stream with so many replicas is worth.
-pub(in crate::jetstream) fn durability(options: &JetStreamOptions, replicas: usize) -> Durability {
+pub(in crate::jetstream) fn durability(sync_always: bool, replicas: usize) -> Durability {
     match u8::try_from(replicas) {
         Ok(replicas) if replicas > 1 => Durability::Quorum(replicas),
-        _ if options.sync_always => Durability::Fsync,
+        _ if sync_always => Durability::Fsync,
         _ => Durability::Os,
     }
 }
@@ -362,8 +409,10 @@ impl Log for JetStream {
     }
 
     fn publish(&self, topic: &TopicName, batch: Batch, options: PublishOptions) -> Published {
-        let published = self.check_open().and_then(|()| self.logs.publish(topic, batch, options));
-        published.unwrap_or_else(Published::refused)
+        match self.check_open() {
+            Ok(()) => self.logs.publish(topic, batch, options),
+            Err(error) => Published::refused(error),
+        }
     }
 
     async fn room(&self) {

@@ -11,12 +11,12 @@ use serde::{Deserialize, Serialize};
 
 use super::super::store::Key;
 use super::Logs;
-use super::definitions::{ATTEMPTS, TOPICS, definition, read, written};
+use super::definitions::{ATTEMPTS, TOPICS, definition, no_topic, read, written};
 use super::streams::unavailable;
 use super::topic::Moved;
 
 /// The last number given to a topic.
-const NUMBERS: &str = "topic-numbers";
+pub(super) const NUMBERS: &str = "topic-numbers";
 
 /// Where a topic's messages lie: a key of the engine's own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ impl Logs {
     pub(super) async fn delete(&self, name: &TopicName) -> Result<()> {
         for _ in 0..ATTEMPTS {
             let Some(entry) = self.store.get(&definition(name)).await? else {
-                return Err(Error::not_found("topic", name));
+                return Err(no_topic(name));
             };
             if let Some(subscription) = self.subscriptions().into_iter().find(|subscription| {
                 subscription.topics.iter().any(|pattern| pattern.literal().as_ref() == Some(name))
@@ -203,7 +203,7 @@ impl Logs {
     }
 
     /// Deletes a stream that no place leads to any more. The topic has gone, whether this succeeds or not.
-    async fn drop_stream(&self, name: &TopicName, number: u32) {
+    pub(super) async fn drop_stream(&self, name: &TopicName, number: u32) {
         if let Err(error) = self.streams.delete(number).await {
             let stream = self.streams.name(number);
             tracing::warn!(topic = %name, stream, %error, "the stream of a topic that is gone is still there; remove it");

@@ -58,6 +58,8 @@ use super::sending::{Answer, Piece, Sent, late, send};
 use super::topic::{Queued, TopicLog};
 use crate::embedded::sources::{Sources, Turn};
 
+/// How long the first one that is published here waits to be told how the topic is kept.
+const ASKING: Duration = Duration::from_secs(1);
 /// The most messages that NATS takes in one piece, unless its configuration says otherwise.
 pub(super) const MOST_MESSAGES: usize = 1000;
 /// A group is closed at so many bytes.
@@ -119,7 +121,16 @@ impl Sending {
 /// Publishes what waits for a topic until nothing has for a while.
 pub(super) async fn run(logs: Arc<Logs>, log: Arc<TopicLog>) {
     let sending = log.sending.lock().take();
-    let state = sending.unwrap_or_else(|| Box::new(Sending::new(logs.new_publisher())));
+    let state = match sending {
+        Some(state) => state,
+        None => {
+            // What a receipt is worth, as it is now.
+            if let Ok(Err(error)) = timeout(ASKING, logs.info(&log)).await {
+                tracing::debug!(topic = %log.name, %error, "it is not known yet how the topic is kept");
+            }
+            Box::new(Sending::new(logs.new_publisher()))
+        }
+    };
     let mut publisher = Publisher::new(logs, log, state);
     loop {
         let next = publisher.fill().await;
@@ -211,7 +222,7 @@ impl Publisher {
 
     /// Whether single messages may follow each other without waiting.
     fn may_chain(&self) -> bool {
-        self.log.replicas == 1
+        self.log.replicas() == 1
             && self.state.run.end.is_some()
             && self.state.careful == 0
             && !self.naming.keyed
@@ -236,6 +247,11 @@ impl Publisher {
                 }
             }
             self.follow_definition();
+            if self.under_way.is_empty() && self.log.was_shortened() {
+                self.state.run.broken();
+                self.state.sources.clear();
+                self.state.source_last.clear();
+            }
             let chains = self.may_chain();
             if self.messages_under_way() >= if chains { UNDER_WAY } else { 1 } {
                 return Next::Answer;
@@ -273,7 +289,7 @@ impl Publisher {
     fn next_waiting(&self, chains: bool) -> Option<Taken> {
         let mut queue = self.log.queue.lock();
         // Each message of a stream of one server is synced on its own; those of a batch together.
-        let batch = self.log.durability >= Durability::Fsync
+        let batch = self.log.durability() >= Durability::Fsync
             && self.under_way.is_empty()
             && queue.waiting.len() >= WORTH_A_BATCH;
         let chains = chains && !batch;
@@ -302,12 +318,12 @@ impl Publisher {
                 count += more;
                 bytes += next.records.len();
                 taken.chained &= more == 1 && next.expected.is_none();
-                taken.queued.extend(queue.waiting.pop_front());
+                taken.queued.extend(queue.pop());
                 if alone || (chains && !taken.chained) {
                     break;
                 }
             } else {
-                taken.queued.extend(queue.waiting.pop_front());
+                taken.queued.extend(queue.pop());
             }
         }
         Some(taken).filter(|taken| !taken.queued.is_empty())
@@ -359,7 +375,7 @@ impl Publisher {
                         self.state.sources.refused(&source, now)
                     }
                     Ok(Turn::Before(mut receipts)) => {
-                        receipts.durability = self.log.durability;
+                        receipts.durability = self.log.durability();
                         self.logs.budget.give(waiting.records.len());
                         waiting.answer.send(Ok(receipts));
                         false
@@ -511,13 +527,19 @@ impl Publisher {
     pub(super) fn answer(&mut self, group: Group, first: impl Fn(u64) -> u64) {
         let length = group.length() as u64;
         let first = first(length);
+        let known = self.log.known_tail();
+        if length > 0 && first < known {
+            // Something else lay there.
+            self.log.begin_again(first);
+            self.logs.suspect(&self.log, known, true);
+        }
         self.log.knows_tail(first + length);
         if let Some(last) = group.last_own(first) {
             self.state.own_last = last + 1;
         }
         let bytes = group.waiting().map(|waiting| waiting.records.len()).sum();
         let now = self.logs.now();
-        for (source, receipts, last) in group.answer(first, self.log.durability) {
+        for (source, receipts, last) in group.answer(first, self.log.durability()) {
             self.sources.remove(&(source.publisher, source.sequence));
             self.state.sources.stored(&source, &receipts, now);
             if let Some(last) = last {
@@ -533,7 +555,7 @@ impl Publisher {
 
     /// Refuses all that waits.
     fn nobody_there(&mut self) {
-        let waiting = std::mem::take(&mut self.log.queue.lock().waiting);
+        let waiting = self.log.queue.lock().take_all();
         tracing::warn!(topic = %self.log.name, "messages cannot be stored: there is no connection to NATS");
         let error = Error::new(
             ErrorCode::Unavailable,

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use crossdock_topics::{Error, Page, Record, Result, StartAt, Stored, Timestamp, TopicName};
+use crossdock_topics::{Page, Record, Result, StartAt, Stored, Timestamp, TopicName};
 use tokio::time::Instant;
 
+use super::definitions::no_topic;
 use super::follower;
 use super::message::decode;
 use super::stored::From;
@@ -16,8 +17,8 @@ use crate::delivery::{LONGEST_WAIT, READ_BYTES};
 impl Logs {
     /// The offset that a place stands for, NATS asked: the end lies behind everything that anybody was told is stored.
     pub(in crate::jetstream) async fn place(&self, log: &TopicLog, at: StartAt) -> Result<u64> {
-        let info = self.streams.info(log.number).await?;
-        let state = info.ok_or_else(|| Error::not_found("topic", &log.name))?.state;
+        let info = self.info(log).await?;
+        let state = info.ok_or_else(|| no_topic(&log.name))?.state;
         // Where unread messages may go, NATS drops them by itself.
         self.head_moved(log, state.head());
         Ok(match at {
@@ -56,8 +57,8 @@ impl Logs {
         max: usize,
         wait: Duration,
     ) -> Result<Page> {
-        let log = self.topic(topic)?;
-        let gone = || Error::not_found("topic", topic);
+        let log = self.find(topic).await?;
+        let gone = || no_topic(topic);
         let deadline = Instant::now() + wait.min(LONGEST_WAIT);
         let mut place = match from {
             StartAt::Start => From::Offset(0),

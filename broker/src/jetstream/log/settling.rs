@@ -7,6 +7,7 @@ use crossdock_topics::{Backoff, Error, ErrorCode, Expected, Message, Record, Sou
 use futures::StreamExt;
 use tokio::time::Instant;
 
+use super::definitions::no_topic;
 use super::group::{Group, Known, Outgoing, Waiting, read_source};
 use super::message::{decode, encode, escape};
 use super::publisher::{CAREFUL, NATS_EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, Publisher, UnderWay};
@@ -102,11 +103,13 @@ impl Publisher {
                     }
                 },
                 Answer::Gone => match self.logs.streams.info(self.log.number).await {
-                    Ok(None) => {
-                        let error = Error::not_found("topic", &self.log.name);
-                        self.refuse_all(group, &error);
-                        return false;
-                    }
+                    Ok(None) => match self.gone().await {
+                        Ok(error) => {
+                            self.refuse_all(group, &error);
+                            return false;
+                        }
+                        Err(error) => Some(error.message.into_owned()),
+                    },
                     Ok(Some(_)) => Some("the topic's stream has no leader".to_owned()),
                     Err(error) => Some(error.message.into_owned()),
                 },
@@ -155,7 +158,10 @@ impl Publisher {
     pub(super) fn give_up(&mut self, group: Group, why: &str, may_be_stored: bool) {
         let error = if self.log.is_deleted() {
             // What was stored in the last moment is gone with all else.
-            Error::not_found("topic", &self.log.name)
+            match self.log.is_replaced() {
+                true => self.made_anew(),
+                false => no_topic(&self.log.name),
+            }
         } else {
             tracing::warn!(topic = %self.log.name, why, "messages cannot be stored");
             let what = if may_be_stored { "they may be stored or not" } else { "nothing of it was stored" };
@@ -170,6 +176,27 @@ impl Publisher {
         self.state.sources.clear();
         self.state.source_last.clear();
         self.refuse_all(group, &error);
+    }
+
+    /// What to say to those who published to a topic that has no stream any more.
+    async fn gone(&mut self) -> Result<Error, Error> {
+        if self.log.is_deleted() && !self.log.is_replaced() {
+            return Ok(no_topic(&self.log.name));
+        }
+        match self.logs.find_anew(&self.log).await {
+            Ok(_) => Ok(self.made_anew()),
+            Err(error) if error.code == ErrorCode::NotFound => Ok(error),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn made_anew(&self) -> Error {
+        Error::new(
+            ErrorCode::Unavailable,
+            format!("topic {} was made anew at this moment; nothing of it was stored there", self.log.name),
+        )
+        .hint("publish it again")
+        .retry_after(AGAIN.first)
     }
 
     /// Finds out which messages of a group are stored already, and where.
@@ -342,14 +369,14 @@ impl Publisher {
             return Ok(());
         }
         let mut batches = Vec::new();
-        if let Some((_, mut from, _)) = read_source(&headers, publisher, last, self.log.durability) {
+        if let Some((_, mut from, _)) = read_source(&headers, publisher, last, self.log.durability()) {
             while from <= last {
                 let found = self.logs.streams.read(number, From::On(&subjects, from), 1000, 8 << 20).await?;
                 // A server may be asked that has not come as far as the leader.
                 let end = found.last().map(|kept| kept.offset);
                 let end = end.ok_or_else(|| unavailable("what was stored last cannot be read yet"))?;
                 for kept in &found {
-                    let read = read_source(&kept.headers, publisher, kept.offset, self.log.durability);
+                    let read = read_source(&kept.headers, publisher, kept.offset, self.log.durability());
                     batches.extend(read.map(|(source, _, receipts)| (source, receipts)));
                 }
                 from = end + 1;

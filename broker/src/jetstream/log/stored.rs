@@ -89,6 +89,7 @@ impl Streams {
             Ok(Answer { message }) => {
                 let none = |why: &dyn std::fmt::Display| {
                     Error::internal(format!("NATS sent a message that is none: {why}"))
+                        .hint("see nats stream report, and update nats-server")
                 };
                 let message = StreamMessage::try_from(message).map_err(|error| none(&error))?;
                 let millis = message.time.unix_timestamp_nanos().div_euclid(1_000_000);

@@ -8,6 +8,7 @@ use async_nats::jetstream::response::Response;
 use crossdock_topics::{Error, ErrorCode, Result, Timestamp, Topic};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::time::Instant;
 
 use super::super::connection::Connection;
@@ -145,6 +146,11 @@ impl Streams {
         format!("{}-t-{number}", self.connection.prefix())
     }
 
+    /// The topic of a stream.
+    pub(super) fn number(&self, name: &str) -> Option<u32> {
+        name.strip_prefix(self.connection.prefix())?.strip_prefix("-t-")?.parse().ok()
+    }
+
     /// What the subjects of a topic's messages begin with.
     pub(super) fn base(&self, number: u32) -> String {
         format!("{}.t.{number}", self.connection.prefix())
@@ -196,7 +202,12 @@ impl Streams {
                 ("crossdock-number", number.to_string()),
             ]),
         };
-        let verb = if there.is_some() { "UPDATE" } else { "CREATE" };
+        let settings = serde_json::to_value(settings)
+            .map_err(|cause| Error::internal(format!("a stream's settings cannot be written: {cause}")))?;
+        let (verb, settings) = match there {
+            None => ("CREATE", settings),
+            Some(_) => ("UPDATE", over(self.config(number).await?.unwrap_or_default(), settings)),
+        };
         let _: Info = self
             .ask(&format!("STREAM.{verb}.{name}"), &settings)
             .await?
@@ -204,12 +215,26 @@ impl Streams {
         Ok(())
     }
 
+    /// All that is set of the stream of a topic, if it is there.
+    async fn config(&self, number: u32) -> Result<Option<serde_json::Map<String, Value>>> {
+        #[derive(Deserialize)]
+        struct Set {
+            config: serde_json::Map<String, Value>,
+        }
+        match self.ask::<Set>(&format!("STREAM.INFO.{}", self.name(number)), &()).await? {
+            Ok(set) => Ok(Some(set.config)),
+            Err(error) if error.error_code().0 == NO_STREAM => Ok(None),
+            Err(error) => Err(self.refused(&error)),
+        }
+    }
+
     /// Deletes the stream of a topic, if it is there.
     pub(super) async fn delete(&self, number: u32) -> Result<()> {
-        match self.connection.context.delete_stream(self.name(number)).await {
+        let nothing = serde_json::Map::new();
+        match self.ask::<Purged>(&format!("STREAM.DELETE.{}", self.name(number)), &nothing).await? {
             Ok(_) => Ok(()),
-            Err(_) if self.info(number).await?.is_none() => Ok(()),
-            Err(error) => Err(unavailable(&format!("a stream cannot be deleted: {error}"))),
+            Err(error) if error.error_code().0 == NO_STREAM => Ok(()),
+            Err(error) => Err(self.refused(&error)),
         }
     }
 
@@ -287,9 +312,12 @@ impl Streams {
         }
         let wanted = Wanted { seq: offset + 1, no_erase: true };
         match self.ask::<Purged>(&format!("STREAM.MSG.DELETE.{}", self.name(number)), &wanted).await? {
-            Err(error) if error.code() == 503 => Err(self.refused(&error)),
-            // It is gone already.
-            _ => Ok(()),
+            Ok(_) => Ok(()),
+            // It may be gone already; or it may not be dropped.
+            Err(error) => match self.read(number, From::Offset(offset), 1, 1).await?.first() {
+                Some(first) if first.offset == offset => Err(self.refused(&error)),
+                _ => Ok(()),
+            },
         }
     }
 
@@ -340,6 +368,18 @@ impl Streams {
 
 pub(super) fn unavailable(what: &str) -> Error {
     Error::new(ErrorCode::Unavailable, what.to_owned()).hint("see nats server report jetstream; try again")
+}
+
+/// What is set, with what a topic says in place of it: an administrator may have given the stream more than that.
+fn over(mut set: serde_json::Map<String, Value>, wanted: Value) -> Value {
+    let Value::Object(wanted) = wanted else { return wanted };
+    for (name, value) in wanted {
+        match (set.get_mut(&name), value) {
+            (Some(Value::Object(before)), Value::Object(more)) => before.extend(more),
+            (_, value) => drop(set.insert(name, value)),
+        }
+    }
+    Value::Object(set)
 }
 
 fn nanos(duration: Duration) -> u64 {

@@ -10,7 +10,7 @@ use async_nats::{HeaderMap, Request};
 use bytes::Bytes;
 use crossdock_topics::{Error, ErrorCode, Message, Reply, Responder, ServiceName, Shutdown};
 use parking_lot::Mutex;
-use tokio::sync::oneshot;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, timeout_at};
 
 use super::{CALL, Refusal, SERVING, TIME, pack, unpack_reply};
@@ -27,6 +27,8 @@ const SILENCE: Duration = Duration::from_secs(4);
 const LOOKING: Duration = Duration::from_secs(2);
 /// How long to wait before looking again.
 const AGAIN: Duration = Duration::from_millis(100);
+/// So many calls that nobody waits for any more may wait to be told of; those beyond it end with their time.
+const DROPPED: usize = 1024;
 /// The server looks at the time itself, and knows better why there is no reply.
 const SLACK: Duration = Duration::from_millis(500);
 
@@ -38,6 +40,8 @@ pub(super) struct Calls {
     turn: AtomicUsize,
     last: AtomicU64,
     open: Mutex<HashMap<String, Open>>,
+    /// Calls that nobody waits for any more, and the servers that took them.
+    dropped: mpsc::Sender<(String, String)>,
 }
 
 /// A request that somebody took.
@@ -60,7 +64,9 @@ impl Calls {
         instance: &Instance,
         shutdown: &Shutdown,
     ) -> Arc<Self> {
+        let (dropped, telling) = mpsc::channel(DROPPED);
         let calls = Arc::new(Self {
+            dropped,
             connection: connection.clone(),
             store: store.clone(),
             instance: instance.id.clone(),
@@ -69,9 +75,11 @@ impl Calls {
             open: Mutex::default(),
         });
         let (asking, shutdown) = (calls.clone(), shutdown.clone());
+        let telling = tell(connection.clone(), telling);
         shutdown.clone().tasks().spawn(async move {
             tokio::select! {
                 () = asking.ask_after_them() => {}
+                () = telling => {}
                 () = shutdown.started() => {}
             }
         });
@@ -153,30 +161,31 @@ impl Calls {
             Request::new().payload(payload.clone()).headers(headers).timeout(Some(remaining + SLACK));
         let answer = tokio::select! {
             biased;
-            answer = self.connection.client.send_request(subject, request) => answer,
+            answer = timeout_at(deadline + SLACK, self.connection.client.send_request(subject, request)) => answer,
             _ = went => {
                 waiting.done();
                 return Ok(Err(Responder::gone()));
             }
         };
         match answer {
-            Ok(answer) => {
+            Ok(Ok(answer)) => {
                 waiting.done();
                 unpack_reply(answer)
             }
-            Err(error) if error.kind() == RequestErrorKind::NoResponders => {
+            Ok(Err(error)) if error.kind() == RequestErrorKind::NoResponders => {
                 waiting.done();
                 Err(Refusal::Missed)
             }
-            Err(error) if error.kind() == RequestErrorKind::TimedOut => Ok(Err(Error::new(
+            Ok(Err(error)) if error.kind() != RequestErrorKind::TimedOut => Ok(Err(Error::new(
+                ErrorCode::Unavailable,
+                format!("{service} could not be asked: {error}; it may have done its work or not"),
+            )
+            .hint("ask again if doing it twice does no harm"))),
+            _ => Ok(Err(Error::new(
                 ErrorCode::Timeout,
                 format!("service {service} did not answer within {}", humantime::format_duration(timeout)),
             )
             .hint("see its log, or allow it more time"))),
-            Err(error) => Ok(Err(Error::new(
-                ErrorCode::Unavailable,
-                format!("{service} could not be asked: {error}; it may have done its work or not"),
-            ))),
         }
     }
 
@@ -221,7 +230,8 @@ impl Calls {
         // A call's name has less than 40 bytes.
         for calls in calls.chunks(4096) {
             let request = Request::new().payload(calls.join("\n").into()).timeout(Some(ASK));
-            let answer = self.connection.client.send_request(subject.clone(), request).await.ok()?;
+            let asked = self.connection.client.send_request(subject.clone(), request);
+            let answer = timeout_at(Instant::now() + 2 * ASK, asked).await.ok()?.ok()?;
             unknown.extend(String::from_utf8_lossy(&answer.payload).lines().map(str::to_owned));
         }
         Some(unknown)
@@ -258,13 +268,16 @@ impl Drop for Waiting<'_> {
         if self.answered {
             return;
         }
-        let subject = format!("{}.r.{}.drop", self.calls.connection.prefix(), self.server.instance);
-        let (client, call) = (self.calls.connection.client.clone(), std::mem::take(&mut self.call));
         // Whoever drops cannot wait. It is a word of courtesy: the request's own time ends it too.
-        if let Ok(runtime) = tokio::runtime::Handle::try_current() {
-            runtime.spawn(async move {
-                let _ = client.publish(subject, call.into()).await;
-            });
-        }
+        let call = std::mem::take(&mut self.call);
+        let _ = self.calls.dropped.try_send((self.server.instance.clone(), call));
+    }
+}
+
+/// Tells servers of calls that nobody waits for any more.
+async fn tell(connection: Connection, mut dropped: mpsc::Receiver<(String, String)>) {
+    while let Some((server, call)) = dropped.recv().await {
+        let subject = format!("{}.r.{server}.drop", connection.prefix());
+        let _ = timeout_at(Instant::now() + ASK, connection.client.publish(subject, call.into())).await;
     }
 }

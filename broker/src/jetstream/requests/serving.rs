@@ -12,13 +12,14 @@ use crossdock_topics::{
 use futures::StreamExt;
 use parking_lot::Mutex;
 use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
 
 use super::{CALL, REFUSED, SERVING, TIME, pack_reply};
 use crate::jetstream::connection::Connection;
 use crate::jetstream::instance::Instance;
 use crate::jetstream::store::{Key, KeyStore};
 
-/// How long a request that is under way may take when the broker is closed.
+/// How long a request that is under way may take when the broker is closed, and how long sending a reply.
 const LAST: Duration = Duration::from_secs(1);
 
 /// What is served here.
@@ -221,8 +222,11 @@ impl Servings {
 
     async fn send(&self, to: Subject, headers: HeaderMap, payload: Bytes) {
         // What cannot be sent now is noticed by who waits for it.
-        if let Err(error) = self.connection.client.publish_with_headers(to, headers, payload).await {
-            tracing::debug!(%error, "a reply could not be sent");
+        let sent = self.connection.client.publish_with_headers(to, headers, payload);
+        match timeout(LAST, sent).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a reply could not be sent"),
+            Err(_) => tracing::debug!("a reply could not be sent: the connection to NATS takes nothing"),
         }
     }
 }

@@ -112,7 +112,7 @@ impl Bucket {
         };
         match error.kind() {
             GetStreamErrorKind::JetStream(cause) if cause.error_code() == Code::STREAM_NOT_FOUND => Ok(false),
-            _ => Err(Error::new(ErrorCode::Unavailable, format!("NATS does not say what is there: {error}"))),
+            _ => Err(unavailable(&error)),
         }
     }
 
@@ -137,7 +137,7 @@ impl Bucket {
                 Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer: no leader?"))
             }
         }
-        .map_err(|error: Error| error.hint("look at `nats stream report`, and at the logs of nats-server"))
+        .map_err(|error: Error| error.hint(LOOK))
     }
 
     /// Whether there is a message behind a number, as the leader has it now.
@@ -146,8 +146,8 @@ impl Bucket {
         match tokio::time::timeout(TRY, got).await {
             Ok(Ok(_)) => Ok(true),
             Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(false),
-            Ok(Err(error)) => Err(Error::new(ErrorCode::Unavailable, error.to_string())),
-            Err(_) => Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer")),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(unavailable(&"no leader?")),
         }
     }
 
@@ -166,8 +166,8 @@ impl Bucket {
                 Ok(Some((message.sequence, id.unwrap_or_default())))
             }
             Ok(Err(error)) if error.kind() == stream::LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Ok(Err(error)) => Err(Error::new(ErrorCode::Unavailable, error.to_string())),
-            Err(_) => Err(Error::new(ErrorCode::Unavailable, "the store in NATS does not answer")),
+            Ok(Err(error)) => Err(unavailable(&error)),
+            Err(_) => Err(unavailable(&"no leader?")),
         }
     }
 
@@ -245,7 +245,8 @@ impl Bucket {
                     Err(Answer::Later(why)) => why,
                 },
                 Ok(Err(error)) if error.kind() == RequestErrorKind::MaxPayloadExceeded => {
-                    return Err(Trouble::Failed(Error::new(ErrorCode::TooLarge, error.to_string())));
+                    let error = Error::new(ErrorCode::TooLarge, format!("NATS does not take {key}: {error}"));
+                    return Err(Trouble::Failed(error.hint("raise max_payload of nats-server")));
                 }
                 Ok(Err(error)) => error.to_string(),
                 Err(_) => "no answer came in time".to_owned(),
@@ -283,6 +284,10 @@ impl Bucket {
     }
 }
 
+fn unavailable(why: &dyn std::fmt::Display) -> Error {
+    Error::new(ErrorCode::Unavailable, format!("the store in NATS does not answer: {why}")).hint(LOOK)
+}
+
 fn uncertain(key: &Key, why: &str) -> Error {
     Error::new(
         ErrorCode::Unavailable,
@@ -295,6 +300,8 @@ fn full(key: &Key, why: &str) -> Error {
     Error::new(ErrorCode::Unavailable, format!("NATS has no room for {key}: {why}")).hint(FULL)
 }
 
+/// What to do when the bucket cannot be read.
+pub(super) const LOOK: &str = "look at `nats stream report`, and at the logs of nats-server; then try again";
 /// What to do when NATS has no room.
 pub(super) const FULL: &str = "raise max_file of JetStream or of the account, add disks, or let topics keep less (retention goes on meanwhile)";
 

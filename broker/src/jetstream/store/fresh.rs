@@ -107,5 +107,6 @@ async fn ask(bucket: &Bucket, mirror: &Mirror) -> Result<()> {
     let last = bucket.last().await?;
     timeout(LAG, mirror.reaches(last)).await.map_err(|_| {
         Error::new(ErrorCode::Unavailable, "this server does not hear what is written to the store in NATS")
+            .hint(super::bucket::LOOK)
     })
 }

@@ -80,7 +80,9 @@ impl Keeper {
     /// Reads everything.
     async fn load(&mut self) -> Result<Follow> {
         let connection = &self.bucket.connection;
-        let info = self.bucket.stream.get_info().await.map_err(|error| unavailable(&error.to_string()))?;
+        let asked = timeout(LOADING, self.bucket.stream.get_info()).await;
+        let info = asked.map_err(|_| unavailable("the store in NATS does not answer"))?;
+        let info = info.map_err(|error| unavailable(&error.to_string()))?;
         let mut follow = Follow::begin(connection, &info.config.name, 1).await?;
         self.created = Some(format!("{:?}", info.created));
         let (mut records, mut come, mut last) = (Vec::new(), 0, info.state.last_sequence);
@@ -243,5 +245,5 @@ async fn read_large(
 }
 
 fn unavailable(why: &str) -> Error {
-    Error::new(ErrorCode::Unavailable, why.to_owned())
+    Error::new(ErrorCode::Unavailable, why.to_owned()).hint(super::bucket::LOOK)
 }

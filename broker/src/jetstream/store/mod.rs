@@ -90,9 +90,9 @@ impl KeyStore {
         self.bucket.is_full()
     }
 
-    /// How many servers keep it, as it was found.
+    /// How many servers keep it, with its large values, as it was found.
     pub(super) fn replicas(&self) -> usize {
-        self.bucket.stream.cached_info().config.num_replicas
+        self.bucket.stream.cached_info().config.num_replicas.min(self.objects.replicas())
     }
 
     /// Ends all watches.
@@ -166,6 +166,16 @@ impl KeyStore {
     /// The changes of the engine's own keys with this prefix, as [`Store::watch`] has them.
     pub(super) fn watch_own(&self, prefix: &str, after: Revision) -> Result<Watch> {
         self.mirror.own.watch(prefix, after)
+    }
+
+    /// What follows this prefix in the store's keys, as this engine knows them, each with its revision.
+    pub(super) fn names(&self, prefix: &str) -> Vec<(String, Revision)> {
+        self.mirror.shared.names(prefix)
+    }
+
+    /// How far this engine knows the store.
+    pub(super) fn seen(&self) -> Revision {
+        self.mirror.seen()
     }
 
     /// Keys of the store with this prefix as this engine knows them, and the revision they are as of.

@@ -48,6 +48,11 @@ impl Objects {
         Ok(Self { store, stream, bucket })
     }
 
+    /// How many servers keep them, as it was found.
+    pub(super) fn replicas(&self) -> usize {
+        self.stream.cached_info().config.num_replicas
+    }
+
     /// Writes one, and gives it a name of its own.
     pub(super) async fn put(&self, key: &str, value: &Bytes) -> Result<String> {
         let name = format!("{key}@{:016x}", rand::random::<u64>());
@@ -113,7 +118,7 @@ impl Objects {
 
     /// Removes those that nobody refers to and that were not written lately.
     pub(super) async fn sweep(&self, needed: impl Fn() -> HashSet<String>) {
-        let Ok(mut list) = self.store.list().await else { return };
+        let Ok(Ok(mut list)) = timeout(PATIENCE, self.store.list()).await else { return };
         let now = std::time::SystemTime::now();
         let mut left = Vec::new();
         while let Ok(Some(Ok(info))) = timeout(PATIENCE, list.next()).await {
@@ -137,4 +142,5 @@ fn unavailable(name: &str, why: &dyn std::fmt::Display) -> Error {
         ErrorCode::Unavailable,
         format!("the large value {name} cannot be written or read in NATS: {why}"),
     )
+    .hint("see `nats object info` and `nats stream report`; try again")
 }

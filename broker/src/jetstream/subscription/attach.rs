@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::catch_up::catch_up;
 use super::entry::Changes;
-use super::owned::Owned;
+use super::owned::{GENERATION, Owned};
 use super::pass::Command;
 use super::topics::Read;
 use crate::delivery::block::Block;
@@ -82,6 +82,24 @@ impl Owned {
         Ok(())
     }
 
+    /// Forgets what is kept of topics that were deleted while nobody owned it, if the store can say which there are.
+    pub(super) async fn forget_gone(&self, changes: &mut Changes) {
+        let there = match timeout(PATIENCE, self.common.topics.numbers()).await {
+            Ok(Ok(there)) => there,
+            Ok(Err(error)) => {
+                return tracing::debug!(subscription = %self.state.name, %error, "left for later");
+            }
+            Err(_) => return,
+        };
+        let kept = self.kept.read();
+        for (key, _) in kept.scan(&self.state.id.to_be_bytes()) {
+            // Other keys are words.
+            if key.len() > 8 && !keys::u32_of(&key[4..]).is_some_and(|topic| there.contains(&topic)) {
+                changes.delete(key);
+            }
+        }
+    }
+
     async fn find_place(
         &self,
         definition: &Subscription,
@@ -126,6 +144,8 @@ impl Owned {
             let mut actions = Vec::new();
             group.apply(Event::Seek(tail), self.now(), &mut actions);
             members::write(self.state.id, feed.id, &group, &actions, &mut changes)?;
+            // What comes out of messages there is not what came out of those that had their offsets before.
+            changes.put(GENERATION, &(self.generation() + 1).to_be_bytes());
         }
         Ok(Attaching { read, group, mended, changes })
     }

@@ -19,6 +19,10 @@ const AT_ONCE: usize = 32;
 impl Owned {
     /// Waits until its topics show what has a receipt by now.
     pub(super) async fn catch_up(&self) -> Result<()> {
+        if self.state.definition().0.topics.iter().any(|pattern| pattern.literal().is_none()) {
+            // Another engine may have made one that matches.
+            self.common.topics.come().await;
+        }
         self.catch_topics().await?;
         let logs: Vec<_> = self.reads.lock().values().map(|read| read.log.clone()).collect();
         let catching = futures::stream::iter(logs)

@@ -140,7 +140,7 @@ impl Subscriptions for Here {
     ) -> Result<()> {
         self.0.check_open()?;
         let owned = self.0.owned(name).await?;
-        let limit = owned.common.topics.limit(topic)?;
+        let limit = owned.common.topics.limit(topic).await?;
         owned.state.mend_letter(&*owned, topic, limit, offset, &message).await
     }
 
@@ -173,6 +173,7 @@ impl Subscriptions for Here {
 
     async fn explain(&self, topic: &TopicName, offset: u64) -> Result<Explanation> {
         self.0.check_open()?;
+        self.0.common.topics.find(topic).await?;
         let read = self.0.common.topics.follow(topic)?;
         let feed = read.need.feed();
         catch_up(&self.0.common.topics, &read.log).await?;

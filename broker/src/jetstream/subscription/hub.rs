@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, ConsumerId, Delivery, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, Subscription,
+    Clock, ConsumerId, Delivery, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, StartAt, Subscription,
     SubscriptionName, SystemClock,
 };
 use parking_lot::RwLock;
@@ -21,7 +21,7 @@ use super::owners::Owners;
 use super::pass::Command;
 use super::topics::Topics;
 use crate::delivery::block::Block;
-use crate::delivery::{Blocks, Feed, LONGEST_WAIT, Sieve};
+use crate::delivery::{Blocks, Engine, Feed, LONGEST_WAIT, Operation, Sieve};
 use crate::jetstream::connection::Connection;
 use crate::jetstream::instance::Instance;
 use crate::jetstream::log::{Logs, Needs, Readers};
@@ -99,6 +99,11 @@ impl Hub {
     /// Whether this process may ask for something.
     pub(super) fn check_staying(&self) -> Result<()> {
         if self.leaving.load(Ordering::SeqCst) { Err(crate::jetstream::closed()) } else { self.check_open() }
+    }
+
+    /// How many servers keep what is kept of subscriptions, as it was found.
+    pub(in crate::jetstream) fn replicas(&self) -> usize {
+        self.common.journals.replicas()
     }
 
     /// Lets go of all subscriptions.
@@ -275,7 +280,7 @@ impl Hub {
                 return self.definitions.put(&definition, expect).await;
             }
             for topic in definition.topics.iter().filter_map(crossdock_topics::TopicPattern::literal) {
-                self.common.topics.limit(&topic)?;
+                self.common.topics.limit(&topic).await?;
             }
             if let Some(revision) = before {
                 let before = self.definitions.peek(&name)?.definition;
@@ -357,6 +362,21 @@ impl Readers for Hub {
     fn dead(&self, feed: &Arc<Feed>) -> Vec<u64> {
         let dead: BTreeSet<u64> = feed.subscribers().iter().flat_map(|state| state.dead_in(feed)).collect();
         dead.into_iter().collect()
+    }
+
+    fn begin_again(&self, feed: &Arc<Feed>, from: u64) {
+        for owned in self.all_at_work().into_iter().filter(|owned| owned.reads.lock().contains_key(&feed.id))
+        {
+            let topic = Some(feed.name.clone());
+            self.shutdown.tasks().spawn(async move {
+                let seek = Operation::Seek { topic, to: StartAt::Offset(from) };
+                // Should it not be stored, whoever owns it next finds that its place lies behind the topic's end.
+                if let Err(error) = owned.operate(&owned.state, seek).await {
+                    tracing::warn!(subscription = %owned.state.name, %error, "it is taken over anew");
+                    owned.end();
+                }
+            });
+        }
     }
 
     fn needs(&self, feed: &Arc<Feed>) -> Needs {

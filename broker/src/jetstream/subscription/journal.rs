@@ -63,6 +63,11 @@ impl Journals {
         Ok(Self { connection: connection.clone(), stream })
     }
 
+    /// How many servers keep them, as it was found.
+    pub(super) fn replicas(&self) -> usize {
+        self.stream.cached_info().config.num_replicas
+    }
+
     fn subject(&self, subscription: u32) -> String {
         format!("{}.s.{subscription}", self.connection.prefix())
     }

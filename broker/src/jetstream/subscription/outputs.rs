@@ -4,11 +4,13 @@
 //! what comes out of it the second time is told to be the same by its name, which is made of the delivery: so it is
 //! stored once, within the dedup window of its topic.
 
+use std::collections::HashSet;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crossdock_topics::{Batch, DeliveryId, Outcome, Record, Result, Settled, Settlement, TopicName};
+use parking_lot::Mutex;
 use sha2::{Digest, Sha256};
 use tokio::time::timeout;
 
@@ -31,8 +33,10 @@ impl Owned {
         mut outputs: Vec<(TopicName, Batch)>,
     ) -> Result<Settled> {
         self.check_held()?;
+        // Of two who settle the same delivery at once only one may publish what came out of it.
+        let _one = self.settling.begin(&settlement.outcomes).ok_or_else(stale)?;
         // Without their names, for what is wrong with them is wrong of a delivery that has gone too.
-        self.common.topics.check_all(&outputs)?;
+        self.common.topics.check_all(&outputs).await?;
         let Some(failures) = self.state.hold_on(&settlement.outcomes, HOLD, self.now()) else {
             return Err(stale());
         };
@@ -40,7 +44,7 @@ impl Owned {
             for (index, (_, batch)) in outputs.iter_mut().enumerate() {
                 *batch = named_once(std::mem::take(batch), &format!("{base}-{index}"))?;
             }
-            self.common.topics.check_all(&outputs)?;
+            self.common.topics.check_all(&outputs).await?;
         }
         let published: Vec<_> =
             outputs.into_iter().map(|(topic, batch)| self.common.topics.publish(&topic, batch)).collect();
@@ -81,6 +85,33 @@ impl Owned {
             }
         };
         Some(format!("s{}-{}-{of}", self.state.id, self.generation()))
+    }
+}
+
+/// The deliveries whose outputs are being stored.
+#[derive(Default)]
+pub(super) struct Settling(Mutex<HashSet<DeliveryId>>);
+
+/// Deliveries that nobody else settles with outputs while this is held.
+struct Begun<'a>(&'a Settling, Vec<DeliveryId>);
+
+impl Settling {
+    /// Takes these deliveries; nothing, if one of them is taken.
+    fn begin(&self, outcomes: &[(DeliveryId, Outcome)]) -> Option<Begun<'_>> {
+        let mut taken = self.0.lock();
+        if outcomes.iter().any(|(id, _)| taken.contains(id)) {
+            return None;
+        }
+        let ids: Vec<DeliveryId> = outcomes.iter().map(|(id, _)| *id).collect();
+        taken.extend(ids.iter().copied());
+        Some(Begun(self, ids))
+    }
+}
+
+impl Drop for Begun<'_> {
+    fn drop(&mut self) {
+        let mut taken = self.0.0.lock();
+        taken.retain(|id| !self.1.contains(id));
     }
 }
 

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::{Changes, Kept, Kind};
 use super::journal::{Journal, Journals};
+use super::outputs::Settling;
 use super::pass::{self, Command};
 use super::topics::{Read, Topics};
 use crate::delivery::block::Block;
@@ -74,6 +75,8 @@ pub(super) struct Owned {
     pub(super) reads: Mutex<HashMap<u32, Read>>,
     /// What group tokens begin with: larger than in every life before.
     pub(super) token: u64,
+    /// The deliveries whose outputs are being stored.
+    pub(super) settling: Settling,
     /// Topics that could not be read yet are looked for again after a while, to begin at this place.
     pub(super) later: Mutex<Option<(Instant, StartAt)>>,
 }
@@ -109,6 +112,7 @@ impl Owned {
             topics_seen: AtomicU64::new(u64::MAX),
             reads: Mutex::default(),
             token: journal.number() << 24,
+            settling: Settling::default(),
             later: Mutex::new(None),
         });
         let mut pass = pass::Pass::new(owned.clone(), journal);

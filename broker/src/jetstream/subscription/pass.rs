@@ -86,6 +86,8 @@ impl Pass {
         self.owned.attach(start, &mut changes).await?;
         if is_new {
             changes.put(BEGUN, b"");
+        } else {
+            self.owned.forget_gone(&mut changes).await;
         }
         self.write(changes).await
     }

@@ -1,5 +1,6 @@
 //! What subscriptions need of the topics.
 
+use std::collections::HashSet;
 use std::sync::Arc;
 
 use crossdock_topics::{Batch, PublishOptions, Published, Result, StartAt, TopicName};
@@ -28,22 +29,43 @@ impl Topics {
     /// The largest payload a topic takes.
     ///
     /// # Errors
-    /// `NotFound`.
-    pub(super) fn limit(&self, name: &TopicName) -> Result<usize> {
-        Ok(self.0.topic(name)?.definition().0.max_message_bytes)
+    /// `NotFound`, `Unavailable`.
+    pub(super) async fn limit(&self, name: &TopicName) -> Result<usize> {
+        Ok(self.0.find(name).await?.definition().0.max_message_bytes)
     }
 
     /// Checks that all of these batches could be published now.
     ///
     /// # Errors
     /// As publishing them.
-    pub(super) fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
-        self.0.check_all(batches)
+    pub(super) async fn check_all(&self, batches: &[(TopicName, Batch)]) -> Result<()> {
+        self.0.check_all(batches).await
     }
 
     /// Changes whenever a topic is made, or has gone.
     pub(super) fn changes(&self) -> watch::Receiver<u64> {
         self.0.changed()
+    }
+
+    /// Takes in all topics that were made anywhere before this was called, if the store can say which they are.
+    pub(super) async fn come(&self) {
+        self.0.come_to_topics().await;
+    }
+
+    /// A topic by its name, whoever made it.
+    ///
+    /// # Errors
+    /// `NotFound`, `Unavailable`.
+    pub(super) async fn find(&self, name: &TopicName) -> Result<Arc<TopicLog>> {
+        self.0.find(name).await
+    }
+
+    /// The numbers of all topics that there are now.
+    ///
+    /// # Errors
+    /// `Unavailable`.
+    pub(super) async fn numbers(&self) -> Result<HashSet<u32>> {
+        self.0.numbers().await
     }
 
     /// A topic's feed, which is advanced as messages are stored for as long as this is held.
@@ -80,7 +102,6 @@ impl Topics {
 
     /// Publishes.
     pub(super) fn publish(&self, topic: &TopicName, batch: Batch) -> Published {
-        let published = self.0.publish(topic, batch, PublishOptions::default());
-        published.unwrap_or_else(Published::refused)
+        self.0.publish(topic, batch, PublishOptions::default())
     }
 }
