@@ -15,6 +15,10 @@ use crate::jetstream::connection::Struggle;
 
 /// How often the store is asked when nobody wants to know.
 const PROBE: Duration = Duration::from_secs(1);
+/// How long to wait before asking again for those who wait.
+const AGAIN: Duration = Duration::from_millis(100);
+/// How long the store may not answer before whoever waits is told so: a disk stands still for a second now and then.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// How long the mirror may take to come as far as the leader.
 const LAG: Duration = Duration::from_secs(5);
 /// An answer that took so long is a sign that others could not write either.
@@ -68,12 +72,13 @@ async fn answer(
     state: watch::Sender<Option<String>>,
     shutdown: Shutdown,
 ) {
-    let mut waiters = Vec::new();
+    let (mut waiters, mut failing): (Vec<Waiter>, Option<Instant>) = (Vec::new(), None);
     let struggle = Struggle::default();
     loop {
+        let (room, pause) = (waiters.len() < WAITING, if waiters.is_empty() { PROBE } else { AGAIN });
         tokio::select! {
-            count = asked.recv_many(&mut waiters, WAITING) => if count == 0 { return },
-            () = tokio::time::sleep(PROBE) => {}
+            count = asked.recv_many(&mut waiters, WAITING), if room => if count == 0 { return },
+            () = tokio::time::sleep(pause) => {}
             () = shutdown.started() => return,
         }
         let began = Instant::now();
@@ -97,6 +102,10 @@ async fn answer(
             Ok(()) => struggle.over(),
             Err(_) => struggle.goes_on(&bucket.connection, "the store cannot be reached through it").await,
         }
+        if answer.is_err() && failing.get_or_insert(began).elapsed() < PATIENCE {
+            continue;
+        }
+        failing = None;
         for waiter in waiters.drain(..) {
             let _ = waiter.send(answer.clone());
         }
