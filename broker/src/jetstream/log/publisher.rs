@@ -247,10 +247,17 @@ impl Publisher {
                 }
             }
             self.follow_definition();
-            if self.under_way.is_empty() && self.log.was_shortened() {
-                self.state.run.broken();
-                self.state.sources.clear();
-                self.state.source_last.clear();
+            if self.under_way.is_empty() {
+                let is_shorter = self.log.was_shortened();
+                if is_shorter {
+                    self.state.run.broken();
+                    self.state.old_keys = OldKeys::default();
+                }
+                // Not in the middle of a chain, of which a source's later batch may be answered before an earlier one.
+                if is_shorter || self.state.sources.len() > MOST_SOURCES {
+                    self.state.sources.clear();
+                    self.state.source_last.clear();
+                }
             }
             let chains = self.may_chain();
             if self.messages_under_way() >= if chains { UNDER_WAY } else { 1 } {
@@ -545,10 +552,6 @@ impl Publisher {
             if let Some(last) = last {
                 self.state.source_last.insert(source.publisher, last + 1);
             }
-        }
-        if self.state.sources.len() > MOST_SOURCES && self.under_way.is_empty() {
-            self.state.sources.clear();
-            self.state.source_last.clear();
         }
         self.logs.budget.give(bytes);
     }

@@ -171,8 +171,9 @@ impl Publisher {
             )
             .hint("publish them again when NATS is there; with message ids they are stored once")
         };
-        // What is still under way of it may only be stored in place of what follows it, or before that.
-        self.state.run.broken();
+        // What is still under way of it may only be stored in place of what follows it, or before that. It names this
+        // run: a chain that comes must not take it for a message of its own.
+        self.state.run.renew();
         self.state.sources.clear();
         self.state.source_last.clear();
         self.refuse_all(group, &error);
@@ -249,7 +250,11 @@ impl Publisher {
                     self.state.own_last = sequence;
                     known.insert(id, sequence.saturating_sub(1));
                 }
-                answer => return Err(unavailable(&format!("an id cannot be looked for ({answer:?})"))),
+                answer => {
+                    // It may still come to lie there.
+                    self.state.run.renew();
+                    return Err(unavailable(&format!("an id cannot be looked for ({answer:?})")));
+                }
             }
         }
         Ok(())

@@ -148,8 +148,11 @@ pub(super) async fn run(store: KeyStore, shutdown: Shutdown) {
             }
             // What was written before now is heard first. When the store is in trouble each lease is given its time anew.
             if store.fresh.come().await.is_ok() {
-                let still = store.mirror.late(now).0;
-                for late in late.into_iter().filter(|late| still.contains(late)) {
+                for late in late {
+                    // Also if there was trouble while the one before it was taken away.
+                    if !store.mirror.late(std::time::Instant::now()).0.contains(&late) {
+                        continue;
+                    }
                     if let Err(error) = store.expire(late).await {
                         tracing::debug!(%error, lease = late.id.0, "a lease could not be taken away yet");
                         break;
