@@ -35,9 +35,20 @@ impl Restoring {
             keys::WAITING => self.saved.waiting.push((offset, Waiting::decode(value)?)),
             keys::DEAD => self.saved.dead.push((offset, Dead::decode(value)?.facts)),
             keys::MENDED => drop(self.mended.insert(offset)),
-            keys::HELD => self.saved.held.push((offset, Held::decode(value)?)),
+            // Also what was with consumers: it is of worth only to whoever it was handed to.
             _ => {}
         }
+        Ok(())
+    }
+
+    /// Takes in what was with a consumer when it was handed to this engine, which hears from now on what becomes of it.
+    ///
+    /// # Errors
+    /// `Internal` when it is damaged.
+    pub(crate) fn read_held(&mut self, key: &[u8], value: &[u8]) -> Result<()> {
+        let offset = key.get(9..).and_then(keys::u64_of);
+        let offset = offset.ok_or_else(|| Error::internal("a key of what consumers hold is damaged"))?;
+        self.saved.held.push((offset, Held::decode(value)?));
         Ok(())
     }
 

@@ -492,8 +492,13 @@ impl SubscriptionState {
         self.inner.lock().members.persist(self.id, kept, awaited)
     }
 
-    /// Adds what is with consumers to what is kept, for whoever hears from now on what becomes of it; gives those deliveries.
-    pub(crate) fn keep_held(&self, kept: &mut impl Keep) -> Result<HashSet<DeliveryId>, Error> {
+    /// Adds what is with consumers to what is kept, for whoever hears from now on what becomes of it; tells `handed` those
+    /// deliveries before anything else can be taken or extended.
+    pub(crate) fn keep_held(
+        &self,
+        kept: &mut impl Keep,
+        handed: impl FnOnce(HashSet<DeliveryId>),
+    ) -> Result<(), Error> {
         let mut deliveries = HashSet::new();
         let inner = self.inner.lock();
         for member in inner.members.iter() {
@@ -505,7 +510,9 @@ impl SubscriptionState {
                 deliveries.insert(DeliveryId { log, offset, token: held.token });
             }
         }
-        Ok(deliveries)
+        handed(deliveries);
+        drop(inner);
+        Ok(())
     }
 
     /// What was persisted is durable: what waited for that can be delivered.

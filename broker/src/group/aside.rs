@@ -132,7 +132,8 @@ impl Group {
             let Some(known) = aside.map(|aside| Known { deliveries, ..aside.known }) else { continue };
             self.aside.remove(&offset);
             self.earliest_lease = self.earliest_lease.min(until);
-            self.in_flight.insert(offset, Flight { token, consumer: None, until, known });
+            let flight = Flight { token, consumer: None, until, known, handed: true };
+            self.in_flight.insert(offset, flight);
         }
         self.rearrange();
     }

@@ -220,6 +220,8 @@ struct Flight {
     consumer: Option<ConsumerId>,
     until: Timestamp,
     known: Known,
+    /// Whether it was given by somebody else, who handed it over: that its consumer has gone may have been said to nobody.
+    handed: bool,
 }
 
 /// The longest reason that is kept, in bytes.

@@ -119,15 +119,20 @@ impl Group {
         }
     }
 
-    /// A lease that runs out counts as a failure: whoever held the message did not manage it.
+    /// A lease that runs out counts as a failure: whoever held the message did not manage it. Of what was handed over nobody
+    /// can say that: the consumer may have given it back where it was no longer heard.
     pub(super) fn expire_leases(&mut self, now: Timestamp, actions: &mut Vec<Action>) {
         if self.in_flight.is_empty() || self.earliest_lease > now {
             return;
         }
         let late = self.in_flight.iter().filter(|(_, flight)| flight.until <= now);
-        let late: Vec<u64> = late.map(|(offset, _)| *offset).collect();
-        for offset in late {
-            if let Some(known) = self.land(offset, actions) {
+        let late: Vec<(u64, bool)> = late.map(|(offset, flight)| (*offset, flight.handed)).collect();
+        for (offset, handed) in late {
+            let Some(known) = self.land(offset, actions) else { continue };
+            if handed {
+                self.set_aside(offset, known, AT_ONCE, false);
+                actions.push(Action::Available);
+            } else {
                 let reason = "the lease ran out: the consumer neither settled nor extended it in time";
                 self.fail(offset, known, None, reason, None, now, actions);
             }

@@ -161,7 +161,7 @@ impl Group {
         if let (Some(consumer), Some(slot)) = (consumer, known.facts.key.map(KeyHash::slot)) {
             self.holders.take(consumer, slot);
         }
-        self.in_flight.insert(offset, Flight { token, consumer, until, known });
+        self.in_flight.insert(offset, Flight { token, consumer, until, known, handed: false });
         let attempt = known.failures.saturating_add(1);
         actions.push(Action::Deliver { offset, token, attempt, deliveries: known.deliveries });
     }

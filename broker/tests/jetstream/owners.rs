@@ -390,6 +390,27 @@ async fn whoever_closes_hands_over_what_it_owns_with_what_is_held_of_it() {
     last.close().await;
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn whoever_leaves_what_was_handed_over_has_not_failed() {
+    let nats = Nats::single().await;
+    let (one, last) = (open(&nats.url()).await, open(&nats.url()).await);
+    subscribed(&one, Order::Key).await;
+    let mut strict = Subscription::new(name(), vec!["orders".parse().unwrap()]);
+    (strict.order, strict.max_failures, strict.lease) = (Order::Key, 1, Duration::from_secs(20));
+    one.put_subscription(strict, Expect::Any).await.unwrap();
+    publish(&one, 0..1).await;
+    let consumer = last.join(&name()).await.unwrap();
+    let held = fetch(&last, Some(consumer), 1).await;
+    one.close().await;
+    // Nobody hears of that any more.
+    last.leave(&name(), consumer);
+    let again = fetch(&last, None, 1).await;
+    assert_eq!(again.iter().map(|d| (d.offset, d.attempt, d.deliveries)).collect::<Vec<_>>(), [(0, 1, 2)]);
+    assert_eq!(last.settle(&name(), Settlement::ack([held[0].id])).await.unwrap().stale, [held[0].id]);
+    assert_eq!(last.settle(&name(), Settlement::ack([again[0].id])).await.unwrap().settled, 1);
+    last.close().await;
+}
+
 /// The store as NATS has it.
 async fn store(nats: &Nats) -> Stream {
     let client = async_nats::connect(nats.url()).await.unwrap();

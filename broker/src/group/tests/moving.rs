@@ -73,13 +73,36 @@ fn what_is_held_can_be_settled_elsewhere_and_keeps_its_key_until_then() {
             .iter()
             .any(|action| matches!(action, Action::Record { offset: 1, waiting } if waiting.deliveries == 1))
     );
-    // What has been settled is not held, and a lease runs on.
+    // What has been settled is not held, and a lease runs on. That it runs out is nobody's failure: whoever had the message may
+    // have given it back to the one before. From then on it is as any other.
     bench.take_up(held);
     assert_eq!(bench.group.tally().in_flight, 1);
+    bench.wait(LEASE);
+    assert!(bench.apply(Event::Tick).iter().all(|action| *action == Action::Available));
+    let again = bench.take(B, 10);
+    assert_eq!(again.iter().map(|d| (d.0, d.2)).collect::<Vec<_>>(), [(1, 2), (2, 1)]);
+    assert!(bench.settle((1, taken[1].1), &Outcome::Ack).contains(&Action::Stale));
     bench.wait(LEASE);
     let late = bench.apply(Event::Tick);
     assert!(
         late.iter()
             .any(|action| matches!(action, Action::Record { offset: 1, waiting } if waiting.failures == 2))
     );
+}
+
+#[test]
+fn a_lease_that_runs_out_on_what_was_handed_over_parks_no_key() {
+    let mut bench = Bench::by_key(&["a", "a"]);
+    bench.rules.max_failures = 1;
+    let first = bench.one();
+    bench.hand_over();
+    assert!(bench.offsets(None, 10).is_empty());
+    bench.wait(LEASE);
+    bench.apply(Event::Tick);
+    assert!(bench.settle(first, &Outcome::Ack).contains(&Action::Stale));
+    assert_eq!((bench.group.tally().parked_keys, bench.group.tally().dead), (0, 0));
+    let again = bench.one();
+    assert_eq!(again.0, 0);
+    bench.ack(again);
+    assert_eq!(bench.offsets(None, 10), [1]);
 }

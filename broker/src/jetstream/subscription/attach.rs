@@ -65,9 +65,10 @@ impl Owned {
                 Ok(Attaching { read, group, mended, changes: more }) => {
                     let feed = read.need.feed().clone();
                     changes.add(&more);
-                    self.reads.lock().insert(feed.id, read);
                     self.state.attach(&feed, group);
                     self.state.restore_mended(&feed, mended);
+                    // Whoever finds it here finds it there.
+                    self.reads.lock().insert(feed.id, read);
                 }
                 // It has gone meanwhile.
                 Err(error) if error.code == ErrorCode::NotFound => {}
@@ -111,12 +112,17 @@ impl Owned {
         let mut changes = super::owned::changes();
         let mut restoring = Restoring::default();
         let prefix = keys::group(self.state.id, feed.id);
+        let with_held = self.goes_on_with_held();
         for (key, value) in self.kept.read().scan(&prefix) {
-            restoring.read(key, value)?;
-            if keys::is_of(key, keys::HELD) {
-                // From now on it is known here what becomes of it.
-                changes.delete(key);
+            if !keys::is_of(key, keys::HELD) {
+                restoring.read(key, value)?;
+                continue;
             }
+            if with_held {
+                restoring.read_held(key, value)?;
+            }
+            // From now on it is known here what becomes of it.
+            changes.delete(key);
         }
         if !restoring.is_placed() {
             let offset = self.common.topics.place(&read.log, start).await?;

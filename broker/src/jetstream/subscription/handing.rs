@@ -44,9 +44,10 @@ pub(super) async fn quiet(owned: &Owned) -> bool {
 /// # Errors
 /// `Unavailable`; `Conflict` when it is not this engine's any more.
 pub(super) async fn hand_over(hub: &Hub, owned: &Owned, other: &str) -> Result<()> {
-    let (owners, id, other) = (hub.owners.clone(), owned.state.id, other.to_owned());
+    let (owners, id, to) = (hub.owners.clone(), owned.state.id, other.to_owned());
+    let other = to.clone();
     let give = Box::pin(async move { owners.give(id, &other).await });
-    let handed = owned.ask(|answer| Command::HandOver { give, answer }).await;
+    let handed = owned.ask(|answer| Command::HandOver { to, give, answer }).await;
     owned.end();
     handed
 }
@@ -57,7 +58,7 @@ pub(super) async fn hand_over_all(hub: &Hub, peers: &Peers) {
     if let Err(error) = hub.owners.leave().await {
         return tracing::debug!(%error, "nothing is handed over: nobody was told that this server leaves");
     }
-    let mut silent = HashSet::new();
+    let (mut silent, mut meant) = (HashSet::new(), HashMap::<u32, String>::new());
     loop {
         let mut counts = hub.owners.counts();
         counts.retain(|other, _| !silent.contains(other));
@@ -65,21 +66,27 @@ pub(super) async fn hand_over_all(hub: &Hub, peers: &Peers) {
         if ours.is_empty() || counts.is_empty() {
             return;
         }
-        if let Some(other) = first_silent(peers, &counts).await {
-            silent.insert(other);
+        let asked = silent.len();
+        silent.extend(who_is_silent(peers, &counts).await);
+        if silent.len() > asked {
             continue;
         }
         let at_work: HashMap<u32, _> = hub.all_at_work().into_iter().map(|one| (one.state.id, one)).collect();
-        let shares = ours.iter().copied().zip(shares(counts, ours.len()));
+        // What consumers hold is of worth only to whom it was first written down for.
+        meant.retain(|_, other| counts.contains_key(other));
+        for (id, other) in ours.iter().zip(shares(counts, ours.len())) {
+            meant.entry(*id).or_insert(other);
+        }
+        let shares = ours.iter().filter_map(|id| Some((*id, meant.get(id)?)));
         let handing = stream::iter(shares).for_each_concurrent(AT_ONCE, |(id, other)| {
             let owned = at_work.get(&id);
             async move {
                 let handed = match owned {
                     Some(owned) => {
                         quiet(owned).await;
-                        hand_over(hub, owned, &other).await
+                        hand_over(hub, owned, other).await
                     }
-                    None => hub.owners.give(id, &other).await,
+                    None => hub.give_idle(id, other).await,
                 };
                 match handed {
                     Ok(()) => tracing::debug!(subscription = id, other, "handed over"),
@@ -94,16 +101,15 @@ pub(super) async fn hand_over_all(hub: &Hub, peers: &Peers) {
     }
 }
 
-/// One of them that does not answer.
-async fn first_silent(peers: &Peers, counts: &BTreeMap<String, usize>) -> Option<String> {
+/// Those of them that do not answer.
+async fn who_is_silent(peers: &Peers, counts: &BTreeMap<String, usize>) -> Vec<String> {
     let until = Instant::now() + ANSWER;
-    for other in counts.keys() {
-        if let Err(error) = peers.get(other, until).await {
-            tracing::debug!(other, %error, "nothing is handed over to it");
-            return Some(other.clone());
-        }
-    }
-    None
+    let asking = counts.keys().map(|other| async move {
+        let error = peers.get(other, until).await.err()?;
+        tracing::debug!(other, %error, "nothing is handed over to it");
+        Some(other.clone())
+    });
+    futures::future::join_all(asking).await.into_iter().flatten().collect()
 }
 
 /// To whom each of so many goes.

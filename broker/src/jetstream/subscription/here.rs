@@ -102,7 +102,11 @@ impl Subscriptions for Here {
         self.0.check_open()?;
         let owned = self.0.owned(name).await?;
         owned.check_held()?;
-        Ok(owned.state.extend(deliveries, lease, owned.now()))
+        owned.check_read(deliveries.iter().copied())?;
+        let settled = owned.state.extend(deliveries, lease, owned.now());
+        // What was written down for the next owner before this has the old time.
+        owned.check_held()?;
+        Ok(settled)
     }
 
     async fn dead_letters(

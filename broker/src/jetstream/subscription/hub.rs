@@ -221,7 +221,8 @@ impl Hub {
         }
         let lease = self.owners.ours(id).ok_or_else(|| moved(name))?;
         let owners = self.owners.clone();
-        let tenure = Tenure { lease, holds: Box::new(move || owners.holds(lease)) };
+        let me = self.owners.me().to_owned();
+        let tenure = Tenure { me, lease, holds: Box::new(move || owners.holds(lease)) };
         let sieve = sieve(&definition).await;
         let (owned, running) =
             Owned::take_over(&self.common, id, definition, sieve, revision, tenure).await?;
@@ -241,6 +242,18 @@ impl Hub {
             owned.end();
         }
         Ok(owned)
+    }
+
+    /// Hands one over that is not at work here, once it is sure that it is not just being taken over.
+    ///
+    /// # Errors
+    /// Those of [`Owners::give`]; `Unavailable` when it is at work now.
+    pub(super) async fn give_idle(&self, id: u32, other: &str) -> Result<()> {
+        let _one = self.taking[id as usize % TAKING].lock().await;
+        if self.all_at_work().iter().any(|owned| owned.state.id == id) {
+            return Err(moved(&id));
+        }
+        self.owners.give(id, other).await
     }
 
     /// Removes what is kept of a subscription that was deleted, unless its name is in use again with the same number.

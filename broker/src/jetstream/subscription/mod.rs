@@ -86,8 +86,14 @@ impl Subscriptions for JetStream {
     }
 
     async fn settle(&self, name: &SubscriptionName, settlement: Settlement) -> Result<Settled> {
+        let mut settlement = settlement;
         if self.routes.as_ref().is_none_or(|routes| routes.is_here(name)) {
-            return self.here.settle(name, settlement).await;
+            // Outputs are not copied only because it may have to be asked again.
+            let same = settlement.outputs.is_empty().then(|| settlement.clone());
+            match (self.here.settle(name, settlement).await, same) {
+                (Err(error), Some(same)) if Again::IfNothingWasDone.after(&error) => settlement = same,
+                (done, _) => return done,
+            }
         }
         self.ask(name, Again::IfNothingWasDone, |place| {
             let settlement = settlement.clone();

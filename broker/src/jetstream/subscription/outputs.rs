@@ -33,6 +33,7 @@ impl Owned {
         mut outputs: Vec<(TopicName, Batch)>,
     ) -> Result<Settled> {
         self.check_held()?;
+        self.check_read(settlement.outcomes.iter().map(|(id, _)| *id))?;
         // Of two who settle the same delivery at once only one may publish what came out of it.
         let _one = self.settling.begin(&settlement.outcomes).ok_or_else(stale)?;
         // Without their names, for what is wrong with them is wrong of a delivery that has gone too.
@@ -40,7 +41,8 @@ impl Owned {
         let Some(failures) = self.state.hold_on(&settlement.outcomes, HOLD, self.now()) else {
             return Err(stale());
         };
-        if let Some(base) = self.name(&settlement.outcomes, &failures) {
+        let base = self.name(&settlement.outcomes, &failures);
+        if let Some(base) = &base {
             for (index, (_, batch)) in outputs.iter_mut().enumerate() {
                 *batch = named_once(std::mem::take(batch), &format!("{base}-{index}"))?;
             }
@@ -59,7 +61,11 @@ impl Owned {
         published.into_iter().collect::<Result<Vec<_>>>()?;
         // The settlement itself takes its time too.
         let _ = self.state.hold_on(&settlement.outcomes, HOLD, self.now());
-        self.settle(settlement, true).await
+        self.settle(settlement, true).await.map_err(|mut error| {
+            // Outputs that have no name are stored once more by whoever does it all again: that is not for the engine to decide.
+            error.retry_after = error.retry_after.filter(|_| base.is_some());
+            error
+        })
     }
 
     /// What the outputs of a settlement are named by: the messages that they come of, all of them, and what became of each.

@@ -4,7 +4,7 @@
 //! journal comes to in memory. One task ([`super::pass`]) writes the journal and does everything that changes what is
 //! kept; deliveries are taken beside it.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -24,7 +24,7 @@ use super::outputs::Settling;
 use super::pass::{self, Command};
 use super::topics::{Read, Topics};
 use crate::delivery::block::Block;
-use crate::delivery::{Blocks, Engine, Feed, Operation, Sieve, SubscriptionState, keys};
+use crate::delivery::{Blocks, Engine, Feed, Keep, Operation, Sieve, SubscriptionState, keys};
 
 /// So many commands may wait for a pass; then whoever comes waits before it.
 const WAITING: usize = 4096;
@@ -37,6 +37,9 @@ pub(super) const BEGUN: &[u8] = b"begun";
 pub(super) const PAUSED: &[u8] = b"paused";
 /// How often messages were made to be delivered again as if they had never been.
 pub(super) const GENERATION: &[u8] = b"generation";
+/// From which engine to which it was handed over with what consumers held: [`between`]. For any other one that is over: both
+/// have gone before they heard more of it, and consumers perhaps too.
+pub(super) const BETWEEN: &[u8] = b"between";
 
 /// What all subscriptions of an engine have in common.
 #[derive(Clone)]
@@ -48,6 +51,8 @@ pub(super) struct Common {
 
 /// By what this engine owns a subscription.
 pub(super) struct Tenure {
+    /// This engine's name.
+    pub(super) me: String,
     pub(super) lease: LeaseId,
     /// Whether no other engine can have taken it over yet.
     pub(super) holds: Box<dyn Fn() -> bool + Send + Sync>,
@@ -192,10 +197,28 @@ impl Owned {
     }
 
     /// Has what consumers hold kept for another engine. From now on nothing is delivered or settled here.
-    pub(super) fn let_go_of_held(&self, changes: &mut Changes) -> Result<()> {
-        let held = self.state.keep_held(changes)?;
-        let _ = self.handed.set(held);
-        Ok(())
+    pub(super) fn let_go_of_held(&self, other: &str, changes: &mut Changes) -> Result<()> {
+        changes.put(BETWEEN, &between(&self.tenure.me, other));
+        self.state.keep_held(changes, |held| drop(self.handed.set(held)))
+    }
+
+    /// Whether what was with consumers when it was last handed over can be settled here: it was handed to this one, or could
+    /// not be and is still this one's.
+    pub(super) fn goes_on_with_held(&self) -> bool {
+        let me = self.tenure.me.as_bytes();
+        let kept = self.kept.read();
+        kept.get(BETWEEN).is_some_and(|between| between.split(|byte| *byte == b' ').any(|one| one == me))
+    }
+
+    /// Why nothing can be said of some of these deliveries yet, if so: there is a place in their topic, which is left for later.
+    pub(super) fn check_read(&self, deliveries: impl Iterator<Item = DeliveryId>) -> Result<()> {
+        let unread: BTreeSet<u32> = {
+            let reads = self.reads.lock();
+            deliveries.map(|id| id.log).filter(|topic| !reads.contains_key(topic)).collect()
+        };
+        let kept = self.kept.read();
+        let has_place = |topic: &u32| kept.get(&keys::place(self.state.id, *topic)).is_some();
+        if unread.iter().any(has_place) { Err(self.why_over()) } else { Ok(()) }
     }
 
     /// Has all that has changed stored.
@@ -211,6 +234,11 @@ impl Owned {
         self.over.cancel();
         self.state.wake_all();
     }
+}
+
+/// What is kept as [`BETWEEN`]: the names of both, which have no spaces.
+fn between(from: &str, to: &str) -> Vec<u8> {
+    format!("{from} {to}").into_bytes()
 }
 
 /// It is not owned here (any more).

@@ -42,7 +42,7 @@ pub(super) enum Command {
     /// Topics were made, or have gone.
     Topics { answer: oneshot::Sender<Result<()>> },
     /// It is another engine's when `give` has succeeded. What consumers hold goes with it.
-    HandOver { give: BoxFuture<'static, Result<()>>, answer: oneshot::Sender<Result<()>> },
+    HandOver { to: String, give: BoxFuture<'static, Result<()>>, answer: oneshot::Sender<Result<()>> },
 }
 
 /// What is told when the pass is stored.
@@ -64,7 +64,7 @@ impl Answer {
 }
 
 /// How it is handed over when a pass is stored, and who waits for that.
-type Handing = (BoxFuture<'static, Result<()>>, oneshot::Sender<Result<()>>);
+type Handing = (String, BoxFuture<'static, Result<()>>, oneshot::Sender<Result<()>>);
 
 /// The task's own.
 pub(super) struct Pass {
@@ -108,8 +108,8 @@ impl Pass {
                 answers.extend(self.carry_out(command, &mut changes, &mut handing).await);
             }
             owned.state.tick(owned.now());
-            if handing.is_some()
-                && let Err(error) = owned.let_go_of_held(&mut changes)
+            if let Some((to, ..)) = &handing
+                && let Err(error) = owned.let_go_of_held(to, &mut changes)
             {
                 break error;
             }
@@ -117,7 +117,7 @@ impl Pass {
                 break error;
             }
             answers.drain(..).for_each(|answer: Answer| answer.tell(None));
-            if let Some((give, answer)) = handing {
+            if let Some((_, give, answer)) = handing {
                 // If it is still this engine's after all, it is taken over anew.
                 let _ = answer.send(give.await);
                 break owned.why_over();
@@ -185,6 +185,7 @@ impl Pass {
                 // It may have waited here for long.
                 let settled = owned
                     .check_held()
+                    .and_then(|()| owned.check_read(settlement.outcomes.iter().map(|(id, _)| *id)))
                     .and_then(|()| owned.state.settle(&settlement, whole, owned.now()).ok_or_else(stale));
                 Answer::Settled(answer, settled)
             }
@@ -196,8 +197,8 @@ impl Pass {
             }
             Command::Rest { answer } => Answer::Done(answer, Ok(())),
             Command::Topics { answer } => Answer::Done(answer, owned.attach(owned.start(), changes).await),
-            Command::HandOver { give, answer } => {
-                *handing = Some((give, answer));
+            Command::HandOver { to, give, answer } => {
+                *handing = Some((to, give, answer));
                 return None;
             }
         })

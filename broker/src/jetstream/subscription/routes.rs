@@ -42,7 +42,7 @@ pub(super) enum Again {
 }
 
 impl Again {
-    fn after(self, error: &Error) -> bool {
+    pub(super) fn after(self, error: &Error) -> bool {
         error.code == ErrorCode::Unavailable && (self == Self::Always || error.retry_after.is_some())
     }
 }
