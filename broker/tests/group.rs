@@ -49,6 +49,7 @@ enum Step {
     Trim(usize),
     Compact(usize),
     Seek(usize),
+    Shorten(usize),
     Redefine { max_failures: u32, max_in_flight: usize, by_key: Option<bool> },
     Sync { back: usize },
     Crash { back: usize },
@@ -90,6 +91,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => which().prop_map(Step::Trim),
         1 => which().prop_map(Step::Compact),
         1 => which().prop_map(Step::Seek),
+        1 => which().prop_map(Step::Shorten),
         1 => (1..4u32, 1..12usize, proptest::option::weighted(0.4, any::<bool>()))
             .prop_map(|(max_failures, max_in_flight, by_key)| Step::Redefine { max_failures, max_in_flight, by_key }),
         6 => (0..BACK).prop_map(|back| Step::Sync { back }),
@@ -413,6 +415,21 @@ impl Bench {
                 self.model.seek(to);
                 if self.model.rules.by_key {
                     self.hold();
+                }
+            }
+            Step::Shorten(which) => {
+                // What comes behind the end has the offsets and keys of what was there.
+                let to = (which % (count + 1)) as u64;
+                if self.model.has_earlier_behind(to) {
+                    return;
+                }
+                let takes_back = to < self.group.next();
+                self.apply(Event::Shortened(to));
+                if takes_back {
+                    self.model.shorten(to);
+                    if self.model.rules.by_key {
+                        self.hold();
+                    }
                 }
             }
             Step::Redefine { max_failures, max_in_flight, by_key } => {

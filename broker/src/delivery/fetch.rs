@@ -76,10 +76,11 @@ impl SubscriptionState {
             if !taken.deliveries.is_empty() {
                 return Ok(taken);
             }
-            if let Some((log, offset)) = taken.missing.take() {
-                let blocks = engine.blocks(&log, offset.max(log.head()), READ_BYTES).await?;
+            if let Some(missing) = taken.missing.take() {
+                let from = missing.offset.max(missing.log.head());
+                let blocks = engine.blocks(&missing.log, from, READ_BYTES).await?;
                 // Whatever has become of that topic, it is not waited for here.
-                if !self.supply(&log, offset, blocks)? {
+                if !self.supply(&missing, blocks)? {
                     return Ok(taken);
                 }
             } else if taken.unfinished {

@@ -97,10 +97,11 @@ pub(crate) struct Members {
 }
 
 impl Members {
-    pub(crate) fn insert(&mut self, log: Arc<Feed>, group: Group) -> Arc<Listed> {
+    /// Adds a topic, and what of its group is still to be persisted.
+    pub(crate) fn insert(&mut self, log: Arc<Feed>, group: Group, pending: Vec<Action>) -> Arc<Listed> {
         let id = log.id;
         let listed = Arc::new(Listed { topic: id, is_listed: AtomicBool::new(false) });
-        let (reader, pending) = (Reader::default(), Vec::new());
+        let reader = Reader::default();
         let member = Member {
             log,
             group,

@@ -17,7 +17,7 @@ mod restore;
 mod sieve;
 mod sift;
 mod subscription;
-mod take;
+pub(crate) mod take;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -22,6 +22,8 @@ pub(crate) struct Reader {
     /// Whether what comes next is on the disk only.
     pub(crate) is_behind: bool,
     pub(crate) verdicts: Verdicts,
+    /// How often it has begun again: what was asked for before that is not what comes next.
+    life: u64,
 }
 
 /// What was read: kept by whoever reads again and again, so that its room is used again.
@@ -86,6 +88,16 @@ impl Peeked {
 }
 
 impl Reader {
+    /// Forgets all that it has: the topic has something else there now.
+    pub(crate) fn begin_again(&mut self) {
+        *self = Self { life: self.life + 1, ..Self::default() };
+    }
+
+    /// How often it has begun again.
+    pub(crate) fn life(&self) -> u64 {
+        self.life
+    }
+
     /// Goes on from these blocks.
     pub(crate) fn supply(&mut self, blocks: Vec<Arc<Block>>) {
         (self.blocks, self.at, self.is_behind) = (blocks.into(), None, false);

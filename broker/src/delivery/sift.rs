@@ -35,6 +35,8 @@ pub(crate) struct Unjudged {
     pub(crate) log: Arc<Feed>,
     pub(crate) sieve: Arc<Sieve>,
     pub(crate) records: Vec<(u64, Record)>,
+    /// [`Reader::life`](super::reader::Reader::life) when they were read.
+    pub(crate) life: u64,
 }
 
 impl Verdicts {
@@ -88,13 +90,15 @@ impl Verdicts {
 }
 
 impl SubscriptionState {
-    /// Puts in verdicts, unless the program is another one by now.
-    fn judged(&self, log: u32, sieve: &Arc<Sieve>, verdicts: Vec<(u64, bool)>) {
+    /// Puts in verdicts, unless the program is another one by now, or something else lies there.
+    fn judged(&self, log: u32, life: u64, sieve: &Arc<Sieve>, verdicts: Vec<(u64, bool)>) {
         let mut inner = self.inner.lock();
         if !inner.sieve.as_ref().is_some_and(|current| Arc::ptr_eq(current, sieve)) {
             return;
         }
-        let Some(member) = inner.members.get_mut(log) else { return };
+        let Some(member) = inner.members.get_mut(log).filter(|member| member.reader.life() == life) else {
+            return;
+        };
         let known = &mut member.reader.verdicts;
         known.is_judging = false;
         let follows = |last: &(u64, bool)| verdicts.first().is_some_and(|first| last.0 < first.0);
@@ -112,13 +116,14 @@ impl SubscriptionState {
 struct Judging {
     state: Arc<SubscriptionState>,
     log: u32,
+    life: u64,
     sieve: Arc<Sieve>,
     verdicts: Vec<(u64, bool)>,
 }
 
 impl Drop for Judging {
     fn drop(&mut self) {
-        self.state.judged(self.log, &self.sieve, std::mem::take(&mut self.verdicts));
+        self.state.judged(self.log, self.life, &self.sieve, std::mem::take(&mut self.verdicts));
     }
 }
 
@@ -128,8 +133,8 @@ pub(crate) fn judge(
     state: &Arc<SubscriptionState>,
     unjudged: Unjudged,
 ) -> Result<oneshot::Receiver<()>, Error> {
-    let Unjudged { log, sieve, records } = unjudged;
-    let mut judging = Judging { state: state.clone(), log: log.id, sieve, verdicts: Vec::new() };
+    let Unjudged { log, sieve, records, life } = unjudged;
+    let mut judging = Judging { state: state.clone(), log: log.id, life, sieve, verdicts: Vec::new() };
     let (done, is_done) = oneshot::channel::<()>();
     sieve::spawn(move || {
         judging.verdicts = judging.sieve.judge(&records);

@@ -131,11 +131,16 @@ impl SubscriptionState {
 
     /// Adds a topic with this group.
     pub(crate) fn attach(self: &Arc<Self>, log: &Arc<Feed>, group: Group) {
+        self.attach_with(log, group, Vec::new());
+    }
+
+    /// Adds a topic with this group, and what of it is still to be persisted.
+    pub(crate) fn attach_with(self: &Arc<Self>, log: &Arc<Feed>, group: Group, pending: Vec<Action>) {
         let mut inner = self.inner.lock();
         if inner.members.get(log.id).is_some() {
             return;
         }
-        let listed = inner.members.insert(log.clone(), group);
+        let listed = inner.members.insert(log.clone(), group, pending);
         self.listing.list(&listed);
         drop(inner);
         log.attach(self, listed);
@@ -459,6 +464,18 @@ impl SubscriptionState {
         for (id, offset) in places {
             inner.members.apply(*id, Event::Seek(*offset), now, &self.listing);
         }
+        drop(inner);
+        self.wake_all();
+    }
+
+    /// A topic ends before what was known of it: nothing from `to` on has been seen, and what was read of it is not what
+    /// lies there.
+    pub(crate) fn shortened(&self, log: u32, to: u64, now: Timestamp) {
+        let mut inner = self.inner.lock();
+        let Some(member) = inner.members.get_mut(log) else { return };
+        member.reader.begin_again();
+        self.listing.list(&member.listed);
+        inner.members.apply(log, Event::Shortened(to), now, &self.listing);
         drop(inner);
         self.wake_all();
     }

@@ -29,7 +29,7 @@ pub(crate) struct Taken {
     /// Messages that were looked at before, whose records must be looked up.
     pub(crate) again: Vec<Again>,
     /// Where the log must be read before anything new can be delivered.
-    pub(crate) missing: Option<(Arc<Feed>, u64)>,
+    pub(crate) missing: Option<Missing>,
     /// Messages of which nothing is known before the subscription's program has been asked.
     pub(crate) unjudged: Option<Unjudged>,
     /// Whether there is more to be looked at, though nothing was found.
@@ -42,6 +42,14 @@ pub(crate) struct Taken {
     pub(crate) has_left: bool,
     /// Whether whoever fetches must have joined.
     pub(crate) must_join: bool,
+}
+
+/// Where a log must be read.
+pub(crate) struct Missing {
+    pub(crate) log: Arc<Feed>,
+    pub(crate) offset: u64,
+    /// [`Reader::life`](super::reader::Reader::life) when that was found.
+    pub(crate) life: u64,
 }
 
 /// A message that is delivered and whose record must be looked up.
@@ -135,10 +143,14 @@ impl SubscriptionState {
         taken
     }
 
-    /// Puts in blocks of a topic that were read from the disk because `asked` came next; gives whether to take
-    /// again.
-    pub(crate) fn supply(&self, log: &Feed, asked: u64, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
+    /// Puts in blocks of a topic that were read from the disk because they were missing; gives whether to take again.
+    pub(crate) fn supply(&self, missing: &Missing, blocks: Vec<Arc<Block>>) -> Result<bool, Error> {
+        let Missing { log, offset: asked, life } = missing;
         let mut inner = self.inner.lock();
+        // Something else may lie there by now.
+        if inner.members.get(log.id).is_some_and(|member| member.reader.life() != *life) {
+            return Ok(true);
+        }
         // Retention or compaction may have dropped what the group would have read next; nothing else may. What consumers
         // hold is for those to say who have dropped it.
         if inner.members.get(log.id).is_some_and(|member| log.head() > member.group.next()) {
@@ -152,7 +164,7 @@ impl SubscriptionState {
             return Ok(true);
         }
         // Meanwhile the group has moved on, or begun anew, or the topic has gone.
-        if next != asked || next >= log.tail() {
+        if next != *asked || next >= log.tail() {
             return Ok(true);
         }
         if log.is_deleted() {
@@ -197,7 +209,8 @@ impl Taking<'_> {
             member.reader.peek(&member.log, first, wanted, bytes, &self.regard, peeked);
             let is_missing = peeked.fresh.is_empty() && wanted > 0 && member.reader.is_behind;
             if is_missing {
-                self.taken.missing = Some((member.log.clone(), first));
+                let life = member.reader.life();
+                self.taken.missing = Some(Missing { log: member.log.clone(), offset: first, life });
                 // The most urgent is known once all have been looked at.
                 if looks_ahead {
                     return End::Missing;
@@ -245,7 +258,8 @@ impl Taking<'_> {
         }
         // One batch is judged by whoever fetches; another topic's has its turn after that.
         if self.taken.unjudged.is_none() && member.reader.verdicts.begin() {
-            self.taken.unjudged = Some(Unjudged { log: member.log.clone(), sieve: sieve.clone(), records });
+            let (log, life) = (member.log.clone(), member.reader.life());
+            self.taken.unjudged = Some(Unjudged { log, sieve: sieve.clone(), records, life });
         }
         true
     }

@@ -150,6 +150,9 @@ pub enum Event<'a> {
     Compacted(u64),
     /// The place is moved: everything from here on is delivered, and nothing before it.
     Seek(u64),
+    /// The log ends here, before what was looked at: nothing from here on has been seen, whatever is remembered of it. What
+    /// lies before it stays as it is.
+    Shortened(u64),
     /// The rules are others from now on. Where order by key begins, `facts` tells the keys of [`Group::unkeyed`]; one that
     /// is absent has none.
     Redefine {
@@ -423,6 +426,7 @@ impl Group {
             Event::Trimmed(head) => self.trim(head, false, actions),
             Event::Compacted(head) => self.trim(head, true, actions),
             Event::Seek(to) => self.seek(to, actions),
+            Event::Shortened(to) => self.take_back(to, actions),
             Event::Redefine { rules, facts } => self.redefine(rules.clone(), facts, now, actions),
             Event::Hold => self.hold(actions),
             Event::Synced(number) => self.synced(number, actions),

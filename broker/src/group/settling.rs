@@ -174,6 +174,30 @@ impl Group {
         }
     }
 
+    /// Nothing from `to` on has been looked at.
+    pub(super) fn take_back(&mut self, to: u64, actions: &mut Vec<Action>) {
+        if self.next <= to {
+            return;
+        }
+        let held = self.in_flight.range(to..).map(|(offset, _)| *offset);
+        let mut gone: Vec<u64> = self.aside.range(to..).map(|(offset, _)| *offset).chain(held).collect();
+        // In their order, as keys go.
+        gone.sort_unstable();
+        for offset in gone {
+            let known = self.land(offset, actions);
+            if let Some(known) = known.or_else(|| self.pick_up(offset).map(|aside| aside.known)) {
+                self.done(offset, known, actions);
+            }
+        }
+        actions.extend(self.dead.split_off(&to).into_keys().map(Action::Exhume));
+        self.next = to;
+        match self.rules.by_key {
+            true => self.hold(actions),
+            false => actions.push(Action::Place),
+        }
+        actions.push(Action::Available);
+    }
+
     /// Begins anew at another place. Nothing that was delivered before can be settled any more.
     pub(super) fn seek(&mut self, to: u64, actions: &mut Vec<Action>) {
         let flying = self.in_flight.iter().map(|(offset, flight)| (*offset, flight.known));

@@ -366,6 +366,25 @@ impl Model {
         self.turn.clear();
     }
 
+    /// Whether a message before `to` waits for one from there on, or for one that is done with.
+    pub(crate) fn has_earlier_behind(&self, to: u64) -> bool {
+        let ends = |head: u64| head >= to || !self.get(head).is_open();
+        self.turn.iter().filter(|(_, head)| ends(**head)).any(|(key, _)| {
+            let is_earlier = |other: &Message| other.fresh.offset < to && other.is_open();
+            self.messages.iter().any(|other| is_earlier(other) && self.key(other) == Some(*key))
+        })
+    }
+
+    pub(crate) fn shorten(&mut self, to: u64) {
+        for message in self.messages.iter_mut().filter(|message| message.fresh.offset >= to) {
+            (message.deliveries, message.failures) = (0, 0);
+            (message.state, message.memory) = (State::Unseen, None);
+            message.is_unkeyed = false;
+        }
+        self.next = to;
+        self.turn.retain(|_, head| *head < to);
+    }
+
     /// Other rules. Where order by key ends, a parked key's message is as if it had been released; where it begins, what is
     /// with consumers comes first of its key.
     pub(crate) fn redefine(&mut self, rules: Rules, now: Timestamp) {

@@ -8,6 +8,7 @@ use crossdock_topics::{
 
 use super::*;
 use crate::delivery::block::{Block, Builder};
+use crate::delivery::take::{Missing, Taken};
 use crate::delivery::{READ_BYTES, SubscriptionState};
 use crate::embedded::database::Database;
 use crate::embedded::keys;
@@ -116,18 +117,42 @@ fn blocks_that_come_late_move_no_place() {
     let group = || Group::new(Rules::from(&definition), Place::default().into(), 1);
     let state = Arc::new(SubscriptionState::new(1, definition.clone(), None, 1));
     state.attach(&log.feed, group());
+    let supply = |offset, blocks| state.supply(&Missing { log: log.feed.clone(), offset, life: 0 }, blocks);
     // They were asked for by a group that this one has taken the place of.
-    assert!(state.supply(&log, 1000, vec![block(1000..1010).1]).unwrap());
+    assert!(supply(1000, vec![block(1000..1010).1]).unwrap());
     assert_eq!(state.info().topics[0].next, 0);
     // Nothing is passed over in silence either.
-    assert!(state.supply(&log, 0, vec![block(5..10).1]).unwrap_err().message.contains("hole"));
-    assert!(state.supply(&log, 0, Vec::new()).unwrap_err().message.contains("hole"));
+    assert!(supply(0, vec![block(5..10).1]).unwrap_err().message.contains("hole"));
+    assert!(supply(0, Vec::new()).unwrap_err().message.contains("hole"));
     // But what retention has dropped is.
     log.set_head(5);
-    assert!(state.supply(&log, 0, vec![block(4..10).1]).unwrap());
+    assert!(supply(0, vec![block(4..10).1]).unwrap());
     assert_eq!(state.info().topics[0].next, 5);
     log.mark_deleted();
-    assert!(!state.supply(&log, 5, Vec::new()).unwrap());
+    assert!(!supply(5, Vec::new()).unwrap());
+}
+
+#[test]
+fn where_a_topic_ends_earlier_nothing_comes_of_what_was_read_before() {
+    let log = log(20, 0);
+    let definition = Subscription::new(name("s"), vec![name("t")]);
+    let group = Group::new(Rules::from(&definition), Place::default().into(), 1);
+    let state = Arc::new(SubscriptionState::new(1, definition, None, 1));
+    state.attach(&log.feed, group);
+    let (now, fetch) = (Timestamp(1), |max| Fetch::new(None, max, Duration::ZERO));
+    let offsets = |taken: &Taken| taken.deliveries.iter().map(|delivery| delivery.offset).collect::<Vec<_>>();
+    let missing = state.take(&fetch(6), now).missing.unwrap();
+    assert!(state.supply(&missing, vec![block(0..20).1]).unwrap());
+    assert_eq!(offsets(&state.take(&fetch(6), now)), [0, 1, 2, 3, 4, 5]);
+    state.shortened(log.id, 10, now);
+    // Whoever reads meanwhile may still bring what was there.
+    assert!(state.supply(&missing, vec![block(0..20).1]).unwrap());
+    let taken = state.take(&fetch(100), now);
+    assert!(offsets(&taken).is_empty());
+    let missing = taken.missing.unwrap();
+    assert_eq!(missing.offset, 6);
+    assert!(state.supply(&missing, vec![block(6..15).1]).unwrap());
+    assert_eq!(offsets(&state.take(&fetch(100), now)), (6..15).collect::<Vec<_>>());
 }
 
 #[test]

@@ -73,8 +73,13 @@ fn one_of_a_key_that_goes_while_it_waits_must_be_gone_for_good_as_well() {
 #[test]
 fn nothing_is_delivered_before_a_change_of_place_or_rules_is_durable() {
     let rules = Bench::by_key(&[]).rules;
-    let changes: [(Event<'_>, u64); 4] =
-        [(Event::Seek(1), 1), (Event::Trimmed(2), 2), (redefine(&rules), 0), (Event::Hold, 0)];
+    let changes: [(Event<'_>, u64); 5] = [
+        (Event::Seek(1), 1),
+        (Event::Trimmed(2), 2),
+        (Event::Shortened(0), 0),
+        (redefine(&rules), 0),
+        (Event::Hold, 0),
+    ];
     for (change, first) in changes {
         let mut bench = Bench::by_key(&["a", "b", "c", "d"]);
         bench.is_slow = true;

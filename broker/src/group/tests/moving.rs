@@ -21,6 +21,56 @@ fn everything_from_there_on_comes_and_nothing_before() {
 }
 
 #[test]
+fn where_the_log_ends_earlier_what_lies_before_stays_and_what_comes_next_is_new() {
+    let mut bench = Bench::new(9);
+    let taken = bench.take(A, 8);
+    let held = |offset: usize| (taken[offset].0, taken[offset].1);
+    bench.settle(held(0), &reject("early"));
+    bench.settle(held(1), &retry("soon"));
+    bench.ack(held(3));
+    bench.settle(held(4), &reject("late"));
+    bench.settle(held(5), &retry("late"));
+    bench.ack(held(6));
+    let before = bench.group.place();
+    bench.apply(Event::Shortened(8));
+    assert_eq!(bench.group.place(), before, "it ends where it ended");
+    bench.apply(Event::Shortened(4));
+    assert_eq!(bench.group.next(), 4);
+    assert_eq!(bench.disk.dead.keys().copied().collect::<Vec<_>>(), [0]);
+    assert_eq!(bench.disk.records.keys().copied().collect::<Vec<_>>(), [1]);
+    for offset in [5, 7] {
+        assert!(bench.settle(held(offset), &Outcome::Ack).contains(&Action::Stale), "{offset}");
+    }
+    bench.ack(held(2));
+    bench.wait(Duration::from_secs(60));
+    for _ in 0..2 {
+        let again = bench.take(B, 10);
+        let expected = [(1, 2), (4, 1), (5, 1), (6, 1), (7, 1), (8, 1)];
+        assert_eq!(again.iter().map(|d| (d.0, d.2)).collect::<Vec<_>>(), expected);
+        // The same after a restart.
+        bench.restart();
+    }
+}
+
+#[test]
+fn a_key_whose_turn_was_behind_the_new_end_goes_on() {
+    let mut bench = Bench::by_key(&["a", "b", "a", "a"]);
+    let first = bench.one();
+    bench.settle(first, &reject("x"));
+    let taken = bench.take(None, 10);
+    assert_eq!(taken.iter().map(|d| d.0).collect::<Vec<_>>(), [1, 2]);
+    bench.apply(Event::Redrive { offset: 0, due: bench.now });
+    bench.apply(Event::Shortened(2));
+    bench.ack((1, taken[0].1));
+    for offset in [0, 2, 3] {
+        let held = bench.one();
+        assert_eq!(held.0, offset);
+        bench.ack(held);
+    }
+    assert_eq!(bench.group.tally(), super::super::Tally::default());
+}
+
+#[test]
 fn what_is_left_out_of_the_log_is_done() {
     let mut bench = Bench::new(9);
     bench.log.retain(|message| message.offset % 4 == 2);

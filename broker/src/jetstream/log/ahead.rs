@@ -110,7 +110,7 @@ impl Logs {
 
     /// The next block for whoever reads on.
     async fn read_on(&self, feed: &Feed, offset: u64, mut reader: Reader) -> Result<(Arc<Block>, Reader)> {
-        if matches!(reader, Reader::ByNumber) && feed.tail() - offset >= WORTH_A_CONSUMER {
+        if matches!(reader, Reader::ByNumber) && feed.tail().saturating_sub(offset) >= WORTH_A_CONSUMER {
             let stream = self.streams.name(feed.id);
             let pulled = Pulled::begin(&self.streams.connection, &stream, offset).await;
             reader = pulled.map_or(Reader::GivenUp, |pulled| Reader::Pulled(Box::new(pulled)));

@@ -25,6 +25,8 @@ const PAGE_BYTES: usize = 1 << 20;
 /// So many are dropped one by one at a time, and asked for at once.
 const DROPS: usize = 5000;
 const AT_ONCE: usize = 64;
+/// So many dead letters are looked at at a time.
+const LOOKS: usize = 5000;
 /// While more than so many come between two looks none is dropped one by one, until so many could be, and as many as stay.
 const MUCH: u64 = 100;
 const MANY: usize = 5000;
@@ -34,6 +36,8 @@ const GONE_FOR: Duration = Duration::from_secs(86_400);
 /// What the keeper knows of a topic.
 #[derive(Default)]
 pub(super) struct Compaction {
+    /// The topic's life ([`TopicLog::lives`]) in which all of this is so.
+    life: u64,
     /// All before this has been read.
     read: u64,
     newest: HashMap<String, u64>,
@@ -48,6 +52,9 @@ pub(super) struct Compaction {
 impl Compaction {
     /// Reads what has come, and drops what may go.
     pub(super) async fn go_on(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
+        if self.life != log.lives() || state.tail() < self.read {
+            *self = Self { life: log.lives(), ..Self::default() };
+        }
         let came = self.read_on(logs, log, state).await?;
         let now = logs.now();
         while let Some((time, offset, key)) = self.gone.front() {
@@ -74,6 +81,9 @@ impl Compaction {
             },
         };
         let end = self.stays.first().unwrap_or(self.read).min(before);
+        if self.life != log.lives() {
+            return Ok(());
+        }
         if self.old.first().is_some_and(|first| *first < end) {
             logs.streams.purge(log.number, end, None).await?;
             self.old = self.old.split_off(&end);
@@ -83,7 +93,7 @@ impl Compaction {
             return Ok(());
         }
         let removed: Vec<u64> = self.old.range(..before).take(DROPS).copied().collect();
-        if removed.is_empty() {
+        if removed.is_empty() || self.life != log.lives() {
             return Ok(());
         }
         let mut drops = futures::stream::iter(removed.iter().copied())
@@ -131,18 +141,27 @@ impl Compaction {
 
 /// What another server has left of a topic that it compacts, as far as this one has noticed.
 #[derive(Default)]
-pub(super) struct Noticed(Option<(u64, u64)>);
+pub(super) struct Noticed {
+    /// Where the topic began, and how many gaps it had, when all dead letters had last been looked at.
+    seen: Option<(u64, u64)>,
+    /// The same of when those were begun with that are being looked at, and before which offset that is done.
+    begun: Option<((u64, u64), u64)>,
+}
 
 impl Noticed {
     /// Where nobody is asked, dead letters go with their messages: lets the subscriptions here know which have gone.
     pub(super) async fn look(&mut self, logs: &Logs, log: &TopicLog, state: &State) -> Result<()> {
         let retention = &log.definition().0.retention;
         let gaps = (state.tail() - state.head()).saturating_sub(state.messages);
-        let now = Some((state.head(), gaps));
-        if !(retention.compact && retention.drop_unread) || self.0 == now {
+        let now = (state.head(), gaps);
+        let is_new = self.begun.is_some() || self.seen != Some(now);
+        if !(retention.compact && retention.drop_unread && is_new) {
             return Ok(());
         }
+        let (begun, from) = self.begun.unwrap_or((now, 0));
         let dead = logs.readers.get().map(|readers| readers.dead(&log.following.feed)).unwrap_or_default();
+        let dead: Vec<u64> = dead.into_iter().skip_while(|offset| *offset < from).take(LOOKS).collect();
+        let rest = dead.get(LOOKS - 1).map(|last| (begun, last + 1));
         let mut looks =
             futures::stream::iter(dead).map(|offset| gone(logs, log.number, offset)).buffered(AT_ONCE);
         let mut removed = Vec::new();
@@ -153,7 +172,10 @@ impl Noticed {
         if !removed.is_empty() {
             logs.compacted(log, &removed);
         }
-        self.0 = now;
+        self.begun = rest;
+        if rest.is_none() {
+            self.seen = Some(begun);
+        }
         Ok(())
     }
 }

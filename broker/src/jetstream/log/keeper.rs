@@ -91,6 +91,10 @@ async fn look(
     for (end, log) in topics {
         let Some(info) = streams.get(&logs.streams.name(log.number)) else { continue };
         logs.noted(&log, info, end);
+        // Its offsets may be those of other messages by now.
+        if logs.is_suspect(&log) {
+            continue;
+        }
         logs.head_moved(&log, info.state.head());
         let (topic, _) = log.definition();
         let trimmed = trim(logs, &log, &topic, &info.state).await;

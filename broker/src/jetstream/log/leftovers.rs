@@ -43,12 +43,13 @@ async fn clear(logs: &Logs) -> Result<()> {
     logs.store.come().await?;
     let mut places = HashSet::new();
     for entry in logs.store.list_own(TOPICS).0 {
+        // Whether this release knows such names or not, it is somebody's.
+        let lies: Place = read(&Key::Own(entry.key.clone()), &entry)?;
+        places.insert(lies.number);
         let Some(name) = entry.key.strip_prefix(TOPICS).and_then(|name| name.parse::<TopicName>().ok())
         else {
             continue;
         };
-        let lies: Place = read(&place(&name), &entry)?;
-        places.insert(lies.number);
         if lies.goes && logs.store.peek(&definition(&name)).is_none() {
             // Whoever makes the topic now takes this place in exchange for another one, or finds none.
             match logs.store.delete(&place(&name), Expect::At(entry.revision)).await {

@@ -101,7 +101,7 @@ pub(in crate::jetstream) trait Readers: Send + Sync + 'static {
     /// What subscriptions that are owned here keep as dead letters, in order.
     fn dead(&self, feed: &Arc<Feed>) -> Vec<u64>;
 
-    /// It ends before what was read of it, and is to be read again from this offset on.
+    /// It ends before what was read of it: by whoever was further, it is to be read again from this offset on.
     fn begin_again(&self, feed: &Arc<Feed>, from: u64);
 
     /// What may not go, of all subscriptions that take from the topic, whatever server they are on.

@@ -3,8 +3,8 @@
 //!
 //! What comes next is stored under offsets that others had before. So it is said, and what this engine remembers of the
 //! topic behind its new end is forgotten: the window of its newest messages, its publishers' receipts. The subscriptions
-//! that work here go on where the messages begin that were stored after the newest one they know of: rather some are
-//! delivered again than one not at all.
+//! that work here and were further go on where the messages begin that were stored after the newest one they know of:
+//! rather some are delivered again than one not at all. What lies before that stays with them as it is.
 //!
 //! A nats-server that was cut off from the others and does not know it yet tells of less than there is. So it must have
 //! been told for longer than such a one takes to notice; unless a message was stored before the end that was known.
@@ -101,13 +101,19 @@ impl Logs {
         suspect.is_sure |= is_sure;
     }
 
+    /// Whether it is being looked into whether a topic is shorter than it was.
+    pub(super) fn is_suspect(&self, log: &TopicLog) -> bool {
+        self.shorter.suspects.lock().contains_key(&log.number)
+    }
+
     /// Forgets what is not so any more of a topic that is shorter than it was, and says so.
     async fn begin_again(&self, suspect: &Suspect, info: &Info) -> Result<()> {
         let (log, state) = (&suspect.log, &info.state);
         let feed = &log.following.feed;
-        // What was stored after the newest message that is known here is new.
+        // What was stored after the newest message that is known here is new. Where none is known, there was none when it
+        // was followed first.
         let place = match feed.last() {
-            Timestamp(0) => state.tail(),
+            Timestamp(0) => state.head(),
             last => self.at_time(log, state, last.before(CLOCKS)).await?.min(state.tail()),
         };
         log.begin_again(state.tail());
@@ -118,8 +124,8 @@ impl Logs {
         }
         let words = format!(
             "topic {} ended at offset {} and ends at {} now: its stream was put back from a copy, or a nats-server has lost \
-             its end; what was acknowledged there is gone, and its offsets are used again; subscriptions here go on at \
-             offset {place}, publish again what is missing",
+             its end; what was acknowledged there is gone, and its offsets are used again; subscriptions here that were \
+             further go on at offset {place}, publish again what is missing",
             log.name,
             suspect.was,
             state.tail()

@@ -34,6 +34,8 @@ pub(in crate::jetstream) struct TopicLog {
     tail: AtomicU64,
     /// Who publishes has not taken in yet that it ends before what was known of it.
     is_shorter: AtomicBool,
+    /// How often that was found.
+    lives: AtomicU64,
     pub(super) queue: Mutex<Queue>,
     /// Told when something has come into the queue that somebody works on.
     pub(super) queued: Notify,
@@ -119,6 +121,7 @@ impl TopicLog {
             definition: RwLock::new((Arc::new(topic), revision)),
             tail: AtomicU64::new(0),
             is_shorter: AtomicBool::new(false),
+            lives: AtomicU64::new(0),
             queue: Mutex::default(),
             queued: Notify::new(),
             sending: Mutex::new(None),
@@ -172,7 +175,13 @@ impl TopicLog {
     /// It ends here, before what was known of it.
     pub(super) fn begin_again(&self, tail: u64) {
         self.tail.store(tail, Ordering::Release);
+        self.lives.fetch_add(1, Ordering::AcqRel);
         self.is_shorter.store(true, Ordering::Release);
+    }
+
+    /// How often it was found to end before what was known of it: what is known of offsets is so in one of those lives.
+    pub(super) fn lives(&self) -> u64 {
+        self.lives.load(Ordering::Acquire)
     }
 
     /// Whether it ends before what was known of it, once.

@@ -16,7 +16,7 @@ use super::pass::Command;
 use super::topics::Read;
 use crate::delivery::block::Block;
 use crate::delivery::{Engine, Feed, Keep, READ_BYTES, Restoring, facts, keys, members};
-use crate::group::{Event, Facts, Group, Place, Rules};
+use crate::group::{Action, Event, Facts, Group, Place, Rules};
 
 /// How long finding the place in a topic may take: others are not kept waiting for it longer.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -29,6 +29,8 @@ const AT_ONCE: usize = 32;
 struct Attaching {
     read: Read,
     group: Group,
+    /// What of the group is to be kept with the next pass.
+    pending: Vec<Action>,
     mended: std::collections::BTreeSet<u64>,
     /// What is to be kept of that.
     changes: Changes,
@@ -62,10 +64,10 @@ impl Owned {
         let mut later = None;
         while let Some((topic, found)) = found.next().await {
             match found {
-                Ok(Attaching { read, group, mended, changes: more }) => {
+                Ok(Attaching { read, group, pending, mended, changes: more }) => {
                     let feed = read.need.feed().clone();
                     changes.add(&more);
-                    self.state.attach(&feed, group);
+                    self.state.attach_with(&feed, group, pending);
                     self.state.restore_mended(&feed, mended);
                     // Whoever finds it here finds it there.
                     self.reads.lock().insert(feed.id, read);
@@ -128,7 +130,7 @@ impl Owned {
             let offset = self.common.topics.place(&read.log, start).await?;
             let group = Group::new(Rules::from(definition), Place::at(offset).into(), self.token);
             members::write(self.state.id, feed.id, &group, &[], &mut changes)?;
-            return Ok(Attaching { read, group, mended: Default::default(), changes });
+            return Ok(Attaching { read, group, pending: Vec::new(), mended: Default::default(), changes });
         }
         // What it stopped at is read from what the topic shows.
         let end = catch_up(&self.common.topics, &read.log).await?;
@@ -142,18 +144,17 @@ impl Owned {
         let block = |offset| Ok(find(&near, offset));
         let (mut group, mended) = restoring.group(definition, feed.head(), self.token, block)?;
         let (next, tail) = (group.next(), feed.tail());
+        let mut pending = Vec::new();
         if next > tail {
             tracing::warn!(
                 subscription = %self.state.name, topic = %name, next, tail,
                 "the topic is shorter than it was: it goes on at its end"
             );
-            let mut actions = Vec::new();
-            group.apply(Event::Seek(tail), self.now(), &mut actions);
-            members::write(self.state.id, feed.id, &group, &actions, &mut changes)?;
+            group.apply(Event::Shortened(tail), self.now(), &mut pending);
             // What comes out of messages there is not what came out of those that had their offsets before.
             changes.put(GENERATION, &(self.generation() + 1).to_be_bytes());
         }
-        Ok(Attaching { read, group, mended, changes })
+        Ok(Attaching { read, group, pending, mended, changes })
     }
 
     /// Takes in which topics there are.

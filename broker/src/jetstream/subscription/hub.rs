@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crossdock_topics::{
-    Clock, ConsumerId, Delivery, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, StartAt, Subscription,
+    Clock, ConsumerId, Delivery, ErrorCode, Expect, Fetch, Result, Revision, Shutdown, Subscription,
     SubscriptionName, SystemClock,
 };
 use parking_lot::RwLock;
@@ -21,7 +21,7 @@ use super::owners::Owners;
 use super::pass::Command;
 use super::topics::Topics;
 use crate::delivery::block::Block;
-use crate::delivery::{Blocks, Engine, Feed, LONGEST_WAIT, Operation, Sieve};
+use crate::delivery::{Blocks, Feed, LONGEST_WAIT, Sieve};
 use crate::jetstream::connection::Connection;
 use crate::jetstream::instance::Instance;
 use crate::jetstream::log::{Logs, Needs, Readers};
@@ -380,11 +380,10 @@ impl Readers for Hub {
     fn begin_again(&self, feed: &Arc<Feed>, from: u64) {
         for owned in self.all_at_work().into_iter().filter(|owned| owned.reads.lock().contains_key(&feed.id))
         {
-            let topic = Some(feed.name.clone());
+            let log = feed.id;
             self.shutdown.tasks().spawn(async move {
-                let seek = Operation::Seek { topic, to: StartAt::Offset(from) };
                 // Should it not be stored, whoever owns it next finds that its place lies behind the topic's end.
-                if let Err(error) = owned.operate(&owned.state, seek).await {
+                if let Err(error) = owned.ask(|answer| Command::Shortened { log, to: from, answer }).await {
                     tracing::warn!(subscription = %owned.state.name, %error, "it is taken over anew");
                     owned.end();
                 }

@@ -39,6 +39,8 @@ pub(super) enum Command {
     },
     /// Nothing but what has changed is to be stored.
     Rest { answer: oneshot::Sender<Result<()>> },
+    /// A topic ends before what was known of it: nothing from `to` on has been seen.
+    Shortened { log: u32, to: u64, answer: oneshot::Sender<Result<()>> },
     /// Topics were made, or have gone.
     Topics { answer: oneshot::Sender<Result<()>> },
     /// It is another engine's when `give` has succeeded. What consumers hold goes with it.
@@ -196,6 +198,12 @@ impl Pass {
                 Answer::Done(answer, self.define(*definition, sieve, revision, changes).await)
             }
             Command::Rest { answer } => Answer::Done(answer, Ok(())),
+            Command::Shortened { log, to, answer } => {
+                // What comes out of messages there is not what came out of those that had their offsets before.
+                changes.put(GENERATION, &(owned.generation() + 1).to_be_bytes());
+                owned.state.shortened(log, to, owned.now());
+                Answer::Done(answer, Ok(()))
+            }
             Command::Topics { answer } => Answer::Done(answer, owned.attach(owned.start(), changes).await),
             Command::HandOver { to, give, answer } => {
                 *handing = Some((to, give, answer));
@@ -289,6 +297,7 @@ fn refuse(command: Command, failure: &Error) {
         Command::Operate { answer, .. } => drop(answer.send(Err(failed()))),
         Command::Define { answer, .. }
         | Command::Rest { answer }
+        | Command::Shortened { answer, .. }
         | Command::Topics { answer }
         | Command::HandOver { answer, .. } => {
             drop(answer.send(Err(failed())));
