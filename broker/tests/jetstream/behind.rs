@@ -11,14 +11,14 @@ use crossdock_broker::JetStream;
 use crossdock_tests::{Nats, eventually};
 use crossdock_topics::{
     Batch, Broker, DeliveryId, Expect, Fetch, Log, Message, Outcome, PublishOptions, Settlement, StartAt,
-    Subscription, Subscriptions, Timestamp, Topic, TopicName,
+    Subscription, Subscriptions, Timestamp, Topic,
 };
 use futures::StreamExt;
 use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::TcpStream;
 
-use super::{PATIENCE, open};
+use super::{PATIENCE, open, orders};
 
 /// A server that answers the reads of a stream in place of those that keep it, and has come to a number only.
 struct Behind {
@@ -153,10 +153,6 @@ impl Answers {
         bytes.extend_from_slice(b"\r\n");
         self.0.send(bytes).await.unwrap();
     }
-}
-
-fn orders() -> TopicName {
-    "orders".parse().unwrap()
 }
 
 async fn publish(broker: &JetStream, numbers: std::ops::Range<u32>) {

@@ -7,24 +7,10 @@ use bytes::Bytes;
 use crossdock_broker::JetStream;
 use crossdock_tests::{Nats, eventually};
 use crossdock_topics::{
-    Batch, Broker, ErrorCode, Expect, Fetch, Log, Message, PublishOptions, StartAt, Store, Subscription,
-    Subscriptions, Topic, TopicName,
+    Broker, ErrorCode, Expect, Fetch, Log, StartAt, Store, Subscription, Subscriptions, Topic,
 };
 
-use super::{PATIENCE, open};
-
-fn orders() -> TopicName {
-    "orders".parse().unwrap()
-}
-
-async fn publish(broker: &JetStream, text: &str) -> u64 {
-    eventually("it to be stored", PATIENCE, || async {
-        let batch = Batch::of(&Message::new(text.to_owned())).unwrap();
-        broker.publish(&orders(), batch, PublishOptions::default()).await.ok()
-    })
-    .await
-    .first
-}
+use super::{PATIENCE, open, orders, publish};
 
 /// What another engine finds at an offset.
 async fn read(broker: &JetStream, offset: u64) -> Option<Bytes> {

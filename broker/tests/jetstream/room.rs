@@ -4,15 +4,9 @@ use std::time::Duration;
 
 use crossdock_broker::JetStreamOptions;
 use crossdock_tests::{Nats, eventually};
-use crossdock_topics::{
-    Batch, Broker, ErrorCode, Expect, Log, Message, PublishOptions, StartAt, Topic, TopicName,
-};
+use crossdock_topics::{Batch, Broker, ErrorCode, Expect, Log, Message, PublishOptions, StartAt, Topic};
 
-use super::{PATIENCE, open};
-
-fn orders() -> TopicName {
-    "orders".parse().unwrap()
-}
+use super::{PATIENCE, open, orders};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_message_that_nats_cannot_take_is_refused_alone() {

@@ -8,25 +8,12 @@ use crossdock_broker::JetStream;
 use crossdock_tests::{Nats, eventually};
 use crossdock_topics::{
     Batch, Broker, Delivery, Expect, Fetch, Log, Message, Order, Outcome, PublishOptions, Settlement,
-    StartAt, Subscription, Subscriptions, Topic, TopicName,
+    StartAt, Subscription, Subscriptions, Topic,
 };
 
-use super::{PATIENCE, open};
+use super::{PATIENCE, open, orders, publish};
 
 const STREAM: &str = "crossdock-t-1";
-
-fn orders() -> TopicName {
-    "orders".parse().unwrap()
-}
-
-async fn publish(broker: &JetStream, text: &str) -> u64 {
-    eventually("it to be stored", PATIENCE, || async {
-        let batch = Batch::of(&Message::new(text.to_owned())).unwrap();
-        broker.publish(&orders(), batch, PublishOptions::default()).await.ok()
-    })
-    .await
-    .first
-}
 
 /// Takes and acknowledges until what is wanted has come; gives all with their offsets, and the attempts they were.
 async fn take(broker: &JetStream, wanted: &[String]) -> Vec<(u64, String, u32)> {
@@ -124,9 +111,8 @@ async fn is_said(broker: &JetStream, was: u64) {
     assert!(warning.await.contains("publish again what is missing"));
 }
 
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_others_store_then_is_delivered_by_an_engine_that_knew_it_longer() {
-    let (nats, one) = put_back().await;
+/// Another engine, which has never known it longer and stores five messages where others were.
+async fn another_with_news(nats: &Nats) -> Arc<JetStream> {
     let two = eventually("NATS to be back", PATIENCE, || async {
         let options = crossdock_broker::JetStreamOptions::new(&(nats.url() + "?sync=always")).unwrap();
         JetStream::open(options).await.ok()
@@ -135,6 +121,13 @@ async fn what_others_store_then_is_delivered_by_an_engine_that_knew_it_longer() 
     for (offset, text) in (10..).zip(texts("new", 0..5)) {
         assert_eq!(publish(&two, &text).await, offset);
     }
+    two
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_others_store_then_is_delivered_by_an_engine_that_knew_it_longer() {
+    let (nats, one) = put_back().await;
+    let two = another_with_news(&nats).await;
     let taken = take(&one, &texts("new", 0..5)).await;
     for (offset, text) in (10..).zip(texts("new", 0..5)) {
         assert!(came(&taken, offset, &text), "{taken:?}");
@@ -167,14 +160,7 @@ async fn what_was_not_acknowledged_before_its_end_stays_with_a_subscription_that
     take_first(&broker, 6, 5, &[]).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     nats.put_back(0, STREAM).await;
-    let two = eventually("NATS to be back", PATIENCE, || async {
-        let options = crossdock_broker::JetStreamOptions::new(&(nats.url() + "?sync=always")).unwrap();
-        JetStream::open(options).await.ok()
-    })
-    .await;
-    for (offset, text) in (10..).zip(texts("new", 0..5)) {
-        assert_eq!(publish(&two, &text).await, offset);
-    }
+    let two = another_with_news(&nats).await;
     is_said(&broker, 20).await;
     let mut taken = take(&broker, &[texts("old", 5..10), texts("new", 0..5)].concat()).await;
     taken.sort_unstable();

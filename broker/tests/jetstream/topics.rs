@@ -10,19 +10,15 @@ use crossdock_broker::{JetStream, JetStreamOptions};
 use crossdock_tests::{Line, Nats, eventually};
 use crossdock_topics::{
     Batch, Broker, Durability, ErrorCode, Expect, Log, Message, PublishOptions, Published, Source, StartAt,
-    Store, Topic, TopicName,
+    Store, Topic,
 };
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use super::{PATIENCE, open};
+use super::{PATIENCE, open, orders};
 
 /// So many batches of a publisher are under way.
 const UNDER_WAY: usize = 64;
-
-fn orders() -> TopicName {
-    "orders".parse().unwrap()
-}
 
 /// What a publisher was told: the text of each message, and where it lies if that was acknowledged.
 type Told = Vec<(String, Option<u64>)>;
